@@ -1,0 +1,1 @@
+"""Graphs: generation with systems of stochastic differential equations."""

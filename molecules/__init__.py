@@ -1,0 +1,1 @@
+"""3D molecules: data, networks, generators and honest metrics."""

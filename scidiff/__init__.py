@@ -1,0 +1,1 @@
+"""The common core: processes, denoisers, samplers, guidance and training."""

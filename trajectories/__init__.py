@@ -1,0 +1,1 @@
+"""Trajectories of particles, atoms and people."""
