@@ -1,0 +1,307 @@
+"""Noise laws, the spaces they live on, and the source that draws them.
+
+A law (`GaussianNoise`) says how unit noise is distributed; a space (`Free`, `ZeroMean`, `Symmetric`, `Masked`) says which
+numbers of a state are noised and how they are tied. Masks are read from ``cond``, never from a constructor, so the same
+process serves ragged batches. A `NoiseSource` gives every sample its own streams: the noise of a sample depends on its
+seed, the component and the number of the draw, not on the batch or on padding.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidiff import random
+from scidiff.configurable import Configurable
+
+__all__ = ["Compose", "Free", "GaussianNoise", "Masked", "NoiseLaw", "NoiseSource", "Space", "Symmetric", "ZeroMean"]
+
+Cond = Mapping[str, Any] | None
+NODE_MASK = "node_mask"
+
+
+class NoiseLaw(Configurable):
+    """Distribution of the unit noise eps."""
+
+    is_gaussian: bool = True
+
+    @abstractmethod
+    def shape(self, z: Tensor, generator: torch.Generator | None = None, radial: Tensor | None = None) -> Tensor:
+        """Turn standard normal numbers (B, ...) into unit noise of this law."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, sigma: Tensor | float, dims: Tensor | None = None) -> Tensor:
+        """Log density (B,) in nats of sigma eps at x (B, ...), on a space of ``dims`` dimensions (default: all)."""
+
+    def sample(
+        self,
+        shape: Sequence[int],
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Unit noise of ``shape``; the first axis counts samples."""
+        z = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+        return self.shape(z, generator=generator)
+
+
+class GaussianNoise(NoiseLaw):
+    """Standard normal noise on the space of its component."""
+
+    def __init__(self) -> None:
+        pass
+
+    def shape(self, z: Tensor, generator: torch.Generator | None = None, radial: Tensor | None = None) -> Tensor:
+        return z
+
+    def log_prob(self, x: Tensor, sigma: Tensor | float, dims: Tensor | None = None) -> Tensor:
+        """-(N/2) log(2 pi sigma^2) - |x|^2/(2 sigma^2)."""
+        variance = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) ** 2
+        count = dims if dims is not None else x[0].numel()
+        return -0.5 * (count * (2 * math.pi * variance).log() + x.flatten(1).square().sum(1) / variance)
+
+
+class Space(Configurable):
+    """Which numbers of a state (B, ...) carry noise, and how they are tied. The base class is the free space."""
+
+    def live(self, x: Tensor, cond: Cond) -> Tensor | None:
+        """True where an independent number is drawn, broadcastable to ``x``; None if everywhere."""
+        return None
+
+    def fixed(self, x: Tensor, cond: Cond) -> Tensor | None:
+        """True where the state keeps a given value, broadcastable to ``x``; None if nowhere."""
+        return None
+
+    def project(self, x: Tensor, cond: Cond) -> Tensor:
+        """Orthogonal projection of noise, predictions and gradients (B, ...) onto the space."""
+        return x
+
+    def arrange(self, values: Tensor, cond: Cond) -> Tensor:
+        """Place independent numbers, zero outside ``live``, into the space (mirror, centre)."""
+        return self.project(values, cond)
+
+    def total(self, values: Tensor, cond: Cond) -> Tensor:
+        """Sum (B,) of elementwise ``values`` over the independent numbers: each pair once, padding never."""
+        live = self.live(values, cond)
+        values = values if live is None else torch.where(live, values, 0)
+        return values.flatten(1).sum(1)
+
+    def count(self, x: Tensor, cond: Cond) -> Tensor:
+        """Number (B,) of entries that `total` sums over."""
+        return self.total(torch.ones_like(x), cond)
+
+    def dims(self, x: Tensor, cond: Cond) -> Tensor:
+        """Dimension (B,) of the space for each sample."""
+        return self.count(x, cond)
+
+
+class Free(Space):
+    """All numbers are independent. Entries outside ``cond[mask]`` (True = real, axes 0.. of the state) are padding.
+
+    Args:
+        mask: Key of the mask in ``cond``; ignored when ``cond`` lacks it.
+    """
+
+    def __init__(self, mask: str = NODE_MASK) -> None:
+        self.mask = mask
+
+    def live(self, x: Tensor, cond: Cond) -> Tensor | None:
+        return _mask_like(cond, self.mask, x)
+
+    def project(self, x: Tensor, cond: Cond) -> Tensor:
+        live = self.live(x, cond)
+        return x if live is None else torch.where(live, x, 0)
+
+
+class ZeroMean(Free):
+    """Vectors whose mean over the elements vanishes: the translation-free space of point clouds, (n - 1) d dimensions.
+
+    Args:
+        axes: Axes that are averaged over; (1,) for (B, N, d), (1, 2) for trajectories (B, N, F, d) centred as a whole.
+        mask: Key of the mask in ``cond`` over the leading axes (B, N) or (B, N, F).
+    """
+
+    def __init__(self, axes: Sequence[int] = (1,), mask: str = NODE_MASK) -> None:
+        super().__init__(mask)
+        self.axes = tuple(axes)
+
+    def project(self, x: Tensor, cond: Cond) -> Tensor:
+        live = self.live(x, cond)
+        if live is None:
+            return x - x.mean(self.axes, keepdim=True)
+        x = torch.where(live, x, 0)
+        count = live.expand(x.shape).sum(self.axes, keepdim=True).clamp_min(1)
+        return torch.where(live, x - x.sum(self.axes, keepdim=True) / count, 0)
+
+    def dims(self, x: Tensor, cond: Cond) -> Tensor:
+        averaged = math.prod(x.shape[a] for a in self.axes)
+        removed = x[0].numel() // averaged
+        return self.count(x, cond) - removed
+
+
+class Symmetric(Space):
+    """Symmetric matrices (B, N, N, ...) with a zero diagonal: one number an unordered pair of real nodes.
+
+    Args:
+        mask: Key of the node mask (B, N) in ``cond``.
+    """
+
+    def __init__(self, mask: str = NODE_MASK) -> None:
+        self.mask = mask
+
+    def live(self, x: Tensor, cond: Cond) -> Tensor | None:
+        n = x.shape[1]
+        upper = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)[None]
+        mask = None if cond is None else cond.get(self.mask)
+        if mask is not None:
+            upper = upper & mask[:, :, None] & mask[:, None, :]
+        return upper.reshape(upper.shape + (1,) * (x.ndim - 3))
+
+    def project(self, x: Tensor, cond: Cond) -> Tensor:
+        live = self.live(x, cond)
+        assert live is not None
+        return torch.where(live | live.transpose(1, 2), (x + x.transpose(1, 2)) / 2, 0)
+
+    def arrange(self, values: Tensor, cond: Cond) -> Tensor:
+        return values + values.transpose(1, 2)
+
+    def mirror(self, x: Tensor) -> Tensor:
+        """Copy the upper triangle to the lower one and clear the diagonal; keeps integers integers."""
+        n = x.shape[1]
+        upper = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)
+        upper = upper.reshape((1, n, n) + (1,) * (x.ndim - 3))
+        half = torch.where(upper, x, torch.zeros_like(x))
+        return half + half.transpose(1, 2)
+
+
+class Masked(Space):
+    """Only entries where ``cond[mask]`` is True are noised; the others keep their given value.
+
+    Args:
+        mask: Key of the mask in ``cond``, over the leading axes of the state.
+        invert: Noise the entries where the mask is False instead (a mask of observed values).
+    """
+
+    def __init__(self, mask: str = "live", invert: bool = False) -> None:
+        self.mask, self.invert = mask, invert
+
+    def live(self, x: Tensor, cond: Cond) -> Tensor | None:
+        mask = _mask_like(cond, self.mask, x)
+        return ~mask if mask is not None and self.invert else mask
+
+    def fixed(self, x: Tensor, cond: Cond) -> Tensor | None:
+        live = self.live(x, cond)
+        return None if live is None else ~live
+
+    def project(self, x: Tensor, cond: Cond) -> Tensor:
+        live = self.live(x, cond)
+        return x if live is None else torch.where(live, x, 0)
+
+
+class Compose(Space):
+    """Intersection of spaces, projected from left to right; put `ZeroMean` or `Symmetric` last.
+
+    Args:
+        spaces: The spaces.
+    """
+
+    def __init__(self, spaces: Sequence[Space]) -> None:
+        self.spaces = tuple(spaces)
+
+    def live(self, x: Tensor, cond: Cond) -> Tensor | None:
+        masks = [m for m in (s.live(x, cond) for s in self.spaces) if m is not None]
+        return None if not masks else _all(masks)
+
+    def fixed(self, x: Tensor, cond: Cond) -> Tensor | None:
+        masks = [~m for m in (s.fixed(x, cond) for s in self.spaces) if m is not None]
+        return None if not masks else ~_all(masks)
+
+    def project(self, x: Tensor, cond: Cond) -> Tensor:
+        for space in self.spaces:
+            x = space.project(x, cond)
+        return x
+
+    def arrange(self, values: Tensor, cond: Cond) -> Tensor:
+        for space in self.spaces:
+            values = space.arrange(values, cond)
+        return values
+
+    def dims(self, x: Tensor, cond: Cond) -> Tensor:
+        return self.spaces[-1].dims(x, cond) if len(self.spaces) == 1 else self.count(x, cond)
+
+
+class NoiseSource:
+    """Random numbers for a batch of samples: own streams for each sample, or a recorded list.
+
+    Args:
+        seed: An int s (samples get (s, 0), (s, 1), ...), or one int or pair per sample.
+        num_samples: Batch size.
+        device: Where the numbers are made; the bits do not depend on it.
+        recorded: Noises of an earlier run, one entry a draw, in order of use; replaces all random numbers.
+    """
+
+    def __init__(
+        self,
+        seed: random.Seeds,
+        num_samples: int,
+        *,
+        device: torch.device | str = "cpu",
+        recorded: Sequence[Any] | None = None,
+    ) -> None:
+        self.seeds = random.seed_table(seed, num_samples).to(device)
+        self.recorded = None if recorded is None else list(recorded)
+        self.history: list[Any] = []
+        self._draws: dict[str, int] = {}
+
+    def normal(self, like: Tensor, name: str = "", live: Tensor | None = None) -> Tensor:
+        """Independent N(0, 1) numbers of the shape of ``like`` (B, ...) where ``live``, zero elsewhere."""
+        return self._place(random.standard_normal, like, name, live)
+
+    def uniform(self, like: Tensor, name: str = "", live: Tensor | None = None) -> Tensor:
+        """Independent U(0, 1) numbers of the shape of ``like`` (B, ...) where ``live``, zero elsewhere."""
+        return self._place(random.uniform, like, name, live)
+
+    def replay(self) -> Any:
+        """Next recorded noise.
+
+        Raises:
+            ValueError: If more draws are asked for than were recorded.
+        """
+        assert self.recorded is not None
+        index = len(self.history)
+        if index >= len(self.recorded):
+            raise ValueError(
+                f"the recorded noise has {len(self.recorded)} draws, but draw {index + 1} was asked for. "
+                "Was it recorded with the same solver, steps and state?"
+            )
+        self.history.append(self.recorded[index])
+        return self.recorded[index]
+
+    def _place(self, make: Any, like: Tensor, name: str, live: Tensor | None) -> Tensor:
+        draw = self._draws.get(name, 0)
+        self._draws[name] = draw + 1
+        flat = make(self.seeds, random.stream_id(name), draw, like[0].numel())
+        dtype = like.dtype if like.dtype.is_floating_point else torch.get_default_dtype()
+        if live is None:
+            return flat.to(dtype).reshape(like.shape)
+        mask = live.expand(like.shape).flatten(1)
+        rank = (mask.cumsum(1) - 1).clamp_min(0)  # the k-th live element takes the k-th number of the stream
+        return torch.where(mask, flat.gather(1, rank), 0).to(dtype).reshape(like.shape)
+
+
+def _mask_like(cond: Cond, key: str, x: Tensor) -> Tensor | None:
+    mask = None if cond is None else cond.get(key)
+    return None if mask is None else mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+
+
+def _all(masks: list[Tensor]) -> Tensor:
+    result = masks[0]
+    for mask in masks[1:]:
+        result = result & mask
+    return result

@@ -1,0 +1,90 @@
+"""Counter-based random numbers: every element of a draw is a pure function of (seed, component, draw, element).
+
+Philox-4x32-10 in integer tensor arithmetic: no state, the same bits on every device, no loop over samples, and the
+number that an element gets depends neither on the batch it is in nor on padding.
+
+References: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", section 5.3; Box and Muller 1958.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["Seeds", "philox", "seed_table", "standard_normal", "stream_id", "uniform"]
+
+Seeds = int | Sequence[int | tuple[int, int]]
+
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
+_ROUNDS = 10
+
+
+def seed_table(seed: Seeds, num_samples: int) -> Tensor:
+    """One row (seed, index) a sample, int64 (B, 2). An int s stands for (s, 0), (s, 1), ...; a list has one entry a sample.
+
+    Raises:
+        ValueError: If a list has another length than the batch.
+    """
+    if isinstance(seed, int):
+        rows = [(seed, i) for i in range(num_samples)]
+    else:
+        rows = [(int(s), 0) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in seed]
+    if len(rows) != num_samples:
+        raise ValueError(f"expected one seed or one per sample ({num_samples}), got {len(rows)} seeds.")
+    signed = [(_wrap(a), _wrap(b)) for a, b in rows]
+    return torch.tensor(signed, dtype=torch.int64).reshape(num_samples, 2)
+
+
+def stream_id(name: str) -> int:
+    """Stable 32-bit number of a component name."""
+    return zlib.crc32(name.encode())
+
+
+def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Philox-4x32-10: four counter words and two key words (int64 tensors holding uint32) to four random words."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        product_0, product_1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            ((product_1 >> 32) & _LOW) ^ c1 ^ k0,
+            product_1 & _LOW,
+            ((product_0 >> 32) & _LOW) ^ c3 ^ k1,
+            product_0 & _LOW,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
+    return c0, c1, c2, c3
+
+
+def uniform(seeds: Tensor, stream: int, draw: int, num_elements: int) -> Tensor:
+    """Uniform numbers in (0, 1), float64 (B, num_elements): row i depends on ``seeds[i]``, stream and draw only."""
+    words = torch.stack(_words(seeds, stream, draw, num_elements), dim=-1)
+    return ((words.double() + 0.5) / 2**32).flatten(1)[:, :num_elements]
+
+
+def standard_normal(seeds: Tensor, stream: int, draw: int, num_elements: int) -> Tensor:
+    """Standard normal numbers rounded to float32, (B, num_elements); Box-Muller in float64, |z| < 6.8."""
+    u = uniform(seeds, stream, draw, num_elements + num_elements % 2).unflatten(1, (-1, 2))
+    radius, angle = (-2 * u[..., 0].log()).sqrt(), 2 * math.pi * u[..., 1]
+    pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
+    return pairs.flatten(1)[:, :num_elements].float()
+
+
+def _words(seeds: Tensor, stream: int, draw: int, num_elements: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    blocks = torch.arange((num_elements + 3) // 4, device=seeds.device).expand(len(seeds), -1)
+    seed, index = seeds[:, :1], seeds[:, 1:]
+    counter = (blocks, torch.full_like(blocks, draw), torch.full_like(blocks, stream), ((index >> 32) & _LOW) + 0 * blocks)
+    key = ((seed & _LOW) + 0 * blocks, (((seed >> 32) ^ index) & _LOW) + 0 * blocks)
+    return philox(counter, key)
+
+
+def _wrap(value: int) -> int:
+    """Two's complement of the low 64 bits."""
+    value &= 2**64 - 1
+    return value - 2**64 if value >= 2**63 else value
