@@ -1,0 +1,99 @@
+"""Solvers in time: Euler and Heun for the probability flow, Euler-Maruyama for the reverse SDE."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from scidiff.process import Process
+from scidiff.samplers.base import Curve, Row, Solver, register
+
+__all__ = ["Euler", "EulerMaruyama", "Heun", "grid_rows"]
+
+
+def grid_rows(grid: Tensor) -> list[Row]:
+    """One evaluation per grid interval."""
+    return [Row(grid[i], grid[i + 1], i) for i in range(len(grid) - 1)]
+
+
+@register("euler")
+class Euler(Solver):
+    """x_s = x_t + (s - t) v(x_t, t); order 1, one evaluation a step."""
+
+    model = "velocity"
+
+    def __init__(self) -> None:
+        pass
+
+    def rows(self, process: Process, grid: Tensor) -> list[Row]:
+        return grid_rows(grid)
+
+    def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
+        return {"x": torch.ones_like(curve.t), "m0": curve.s - curve.t}
+
+
+@register("heun")
+class Heun(Solver):
+    """Euler to s, then x_s = x_t + (s - t)(v_t + v_s)/2; order 2, two evaluations a step.
+
+    The last step is a plain Euler step if sigma(s) = 0 for some component, where the slope is singular.
+
+    References: Karras et al. 2022, algorithm 1 (in t instead of sigma).
+    """
+
+    model = "velocity"
+    order = 2
+
+    def __init__(self) -> None:
+        pass
+
+    def rows(self, process: Process, grid: Tensor) -> list[Row]:
+        rows = []
+        for i in range(len(grid) - 1):
+            t, s = grid[i], grid[i + 1]
+            if any(bool((c.schedule.sigma(s) == 0).any()) for c in process.continuous.values()):
+                rows.append(Row(t, s, i, mark=True))
+            else:
+                rows += [Row(t, s, i, mark=True, is_last=False), Row(s, s, i)]
+        return rows
+
+    def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
+        is_second = torch.tensor([not row.mark for row in rows])
+        is_second = is_second.reshape(-1, *(1,) * (curve.t.ndim - 1))
+        previous = torch.roll(curve.s - curve.t, 1, 0)  # step length of the first stage
+        weight = torch.where(is_second, previous / 2, curve.s - curve.t)
+        return {
+            "x": torch.where(is_second, 0.0, torch.ones_like(curve.t)),
+            "anchor": torch.where(is_second, torch.ones_like(curve.t), 0.0),
+            "m0": weight,
+            "m1": torch.where(is_second, previous / 2, 0.0),
+        }
+
+
+@register("euler_maruyama")
+class EulerMaruyama(Solver):
+    """x_s = x_t + (f x_t - g^2 score)(s - t) + g sqrt(t - s) z; weak order 1, one evaluation a step.
+
+    References: Song et al. 2021, eq. 6 and appendix D.
+    """
+
+    model = "eps"
+    needs_score = True
+
+    def __init__(self) -> None:
+        pass
+
+    def rows(self, process: Process, grid: Tensor) -> list[Row]:
+        return grid_rows(grid)
+
+    def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
+        dt = curve.s - curve.t
+        g = curve.schedule.diffusion(curve.t)
+        still = dt == 0
+        return {
+            "x": torch.where(still, 1.0, 1 + curve.schedule.drift_coefficient(curve.t) * dt),
+            "m0": torch.where(still, 0.0, g**2 / curve.sigma_t * dt),
+            "noise": torch.where(still, 0.0, g * (-dt).clamp_min(0).sqrt()),
+        }
