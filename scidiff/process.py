@@ -134,12 +134,14 @@ class Process(Configurable):
             noises[name] = noise
         return self.join(noisy), (dict(noises) if self.is_system else noises.get(_SINGLE, torch.empty(0)))
 
-    def noise(self, like: State, source: NoiseSource, cond: Mapping[str, Any] | None = None) -> dict[str, Tensor]:
-        """One draw from ``source``: unit noise of continuous components, uniform numbers of categorical ones."""
+    def noise(
+        self, like: Mapping[str, Tensor], source: NoiseSource, cond: Mapping[str, Any] | None = None
+    ) -> dict[str, Tensor]:
+        """One draw from ``source`` for the parts in ``like``: unit noise, or uniform numbers for categorical components."""
         if source.recorded is not None:
             return self.split(source.replay())
         drawn: dict[str, Tensor] = {}
-        for name, x in self.split(like).items():
+        for name, x in like.items():
             component = self.components[name]
             live = component.space.live(x, cond)
             if isinstance(component, Categorical):
@@ -154,7 +156,7 @@ class Process(Configurable):
         self, like: State, source: NoiseSource, cond: Mapping[str, Any] | None = None, x_1: State | None = None
     ) -> State:
         """State at t = 1: beta(1) x_1 + prior_std eps, classes from their priors. ``like`` gives shapes and fixed values."""
-        noises, ends = self.noise(like, source, cond), self.split(x_1)
+        noises, ends = self.noise(self.split(like), source, cond), self.split(x_1)
         state: dict[str, Tensor] = {}
         for name, x in self.split(like).items():
             component = self.components[name]
