@@ -22,6 +22,7 @@ from molecules.records import (
     bond_ratios,
     canonical_smiles,
     good_geometry,
+    kekulise,
     record_of,
     within_bond_band,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "good_geometry",
     "judge",
     "judge_mol",
+    "kekulise",
     "number_of",
     "record_of",
     "symbol_of",

@@ -21,6 +21,7 @@ __all__ = [
     "bond_ratios",
     "canonical_smiles",
     "good_geometry",
+    "kekulise",
     "record_of",
     "within_bond_band",
 ]
@@ -152,6 +153,19 @@ def record_of(mol: Chem.Mol, explicit_h: bool | None = None) -> MoleculeRecord:
         pos=mol.GetConformer().GetPositions() if mol.GetNumConformers() else None,
         explicit_h=explicit_h,
     )
+
+
+def kekulise(record: MoleculeRecord) -> MoleculeRecord:
+    """The record with its aromatic bonds made single and double; everything else as it is.
+
+    Raises:
+        ValueError: If no such assignment exists (RDKit's KekulizeException is one).
+    """
+    mol = assemble(record)
+    mol.UpdatePropertyCache(strict=False)
+    Chem.FastFindRings(mol)
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    return replace(record, bonds=record_of(mol, explicit_h=record.explicit_h).bonds)
 
 
 def canonical_smiles(mol: Chem.Mol) -> str:

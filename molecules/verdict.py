@@ -16,7 +16,7 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from molecules.elements import CHEMIST_VALENCES, SYMBOLS, ValenceTable, number_of
-from molecules.records import AROMATIC, MoleculeRecord, assemble, canonical_smiles, record_of
+from molecules.records import AROMATIC, MoleculeRecord, assemble, canonical_smiles, kekulise, record_of
 
 __all__ = ["Verdict", "Vocabulary", "judge", "judge_mol"]
 
@@ -86,7 +86,7 @@ def judge(
         orders = record.bonds
         if (orders == AROMATIC).any():
             try:
-                orders = _kekulised(mol)
+                orders = kekulise(record).bonds
             except Exception as error:
                 return _failed(record, f"sanitize:{type(error).__name__}", str(error).strip())
         failure = _check_valences(record, orders.sum(axis=1), valences, exact=record.explicit_h)
@@ -116,7 +116,7 @@ def judge_mol(
         mol = Chem.Mol(mol)
         mol.UpdatePropertyCache(strict=False)
         try:
-            orders = _kekulised(mol) if (record.bonds == AROMATIC).any() else record.bonds
+            orders = _kekulised_orders(mol) if (record.bonds == AROMATIC).any() else record.bonds
         except Exception as error:
             return _failed(record, f"sanitize:{type(error).__name__}", str(error).strip())
         filled = orders.sum(axis=1) + [atom.GetTotalNumHs() for atom in mol.GetAtoms()]
@@ -180,7 +180,7 @@ def _check_mol(mol: Chem.Mol, record: MoleculeRecord) -> Verdict:
         smiles = canonical_smiles(mol)
     except Exception as error:
         cause = getattr(error, "cause", None)  # set by RDKit on errors that belong to one atom
-        atoms = [cause.GetAtomIdx()] if hasattr(cause, "GetAtomIdx") else []
+        atoms = [cause.GetAtomIdx()] if cause is not None else []
         return _failed(record, f"sanitize:{type(error).__name__}", str(error).strip(), atoms)
     if record.explicit_h:
         atoms = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetTotalNumHs()]
@@ -199,10 +199,9 @@ def _check_mol(mol: Chem.Mol, record: MoleculeRecord) -> Verdict:
     return Verdict(True, smiles=smiles, mol=mol, net_charge=int(record.formal_charge.sum()))
 
 
-def _kekulised(mol: Chem.Mol) -> np.ndarray:
-    """(n, n) bond orders 0..3 with the aromatic bonds of ``mol`` (left as it is) made single and double."""
+def _kekulised_orders(mol: Chem.Mol) -> np.ndarray:
+    """(n, n) bond orders 0..3; ``mol`` keeps its aromatic bonds and the hydrogens it was read with."""
     mol = Chem.Mol(mol)
-    mol.UpdatePropertyCache(strict=False)
     Chem.FastFindRings(mol)
     Chem.Kekulize(mol, clearAromaticFlags=True)
     return record_of(mol, explicit_h=True).bonds
