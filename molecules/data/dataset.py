@@ -5,10 +5,9 @@ QM9 takes about 60 MB this way. The same arrays, compressed, are the prepared fi
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from molecules.records import MoleculeRecord
+from scidiff.files import atomic_path
 
-__all__ = ["SPLITS", "MoleculeDataset", "write_atomically"]
+__all__ = ["SPLITS", "MoleculeDataset"]
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """Names of the split codes 0, 1, 2."""
@@ -156,8 +156,26 @@ class MoleculeDataset:
             meta=meta,
         )
 
+    @staticmethod
+    def is_prepared(path: str | Path) -> bool:
+        """Whether an npz file holds the arrays of a prepared file and the mark of one (``explicit_h``).
+
+        Raises:
+            FileNotFoundError: If the file is missing.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path} does not exist. `scidiff molecules prepare` writes such files.")
+        with np.load(path, allow_pickle=False) as data:
+            return {*_REQUIRED, "explicit_h"} <= set(data.files)
+
     def save(self, path: str | Path) -> Path:
-        """Write the prepared file (compressed npz) under a temporary name, then rename it."""
+        """Write the prepared file (compressed npz) under a temporary name, then rename it.
+
+        Raises:
+            ValueError: If the name does not end in ``.npz``.
+        """
+        if Path(path).suffix != ".npz":
+            raise ValueError(f"a prepared file is named *.npz, got {str(path)!r}.")
         small = _index_type(self.sizes)
         arrays: dict[str, Any] = {
             "num_atoms": self.sizes.astype(small),
@@ -174,7 +192,9 @@ class MoleculeDataset:
             arrays["split"] = self.split
         if self.smiles is not None:
             arrays["smiles"] = np.frombuffer("\n".join(self.smiles).encode("ascii"), dtype=np.uint8)
-        return write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+        return Path(path)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -221,6 +241,19 @@ class MoleculeDataset:
             explicit_h=self.explicit_h,
             meta=self.meta,
         )
+
+    def with_split(self, split: np.ndarray) -> MoleculeDataset:
+        """The same molecules with another split, (M,) codes 0 train, 1 valid, 2 test.
+
+        Raises:
+            ValueError: If there is not one code a molecule, or a code is unknown.
+        """
+        split = np.asarray(split, dtype=np.uint8)
+        if split.shape != (len(self),) or (len(split) and split.max() >= len(SPLITS)):
+            raise ValueError(f"a split has {len(self)} codes in 0..{len(SPLITS) - 1}, got shape {split.shape}.")
+        other = copy.copy(self)
+        other.split = split
+        return other
 
     def split_indices(self, name: str) -> np.ndarray:
         """Indices of the molecules of a split, ascending.
@@ -293,24 +326,6 @@ class MoleculeDataset:
                 raise ValueError(
                     f"{name} must have one entry for each of the {len(self)} molecules, got {len(values)}."
                 )
-
-
-def write_atomically(path: str | Path, write: Any) -> Path:
-    """Call ``write(file)`` on a temporary binary file beside ``path`` and rename it when that has succeeded."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _index_type(values: np.ndarray) -> type[np.unsignedinteger]:

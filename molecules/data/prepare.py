@@ -20,8 +20,9 @@ import numpy as np
 from molecules.data.cleaning import CleaningReport, CleaningRules, clean
 from molecules.data.dataset import SPLITS, MoleculeDataset
 from molecules.data.raw import RawMolecule, read_gdb9, read_npz, read_qm9_npz, read_sdf, read_xyz, sha256_of
+from scidiff.files import check_writable
 
-__all__ = ["CleaningReport", "edm_split", "load_clean", "prepare_file", "prepare_qm9", "random_split"]
+__all__ = ["GEOMETRY_BAND", "CleaningReport", "edm_split", "load_clean", "prepare_file", "prepare_qm9", "random_split"]
 
 QM9_SHA256 = {
     "qm9_geometries.npz": "0e445ca1d1382b2704591d6458f97738e88d02bb9b6bb70801b6e2bb89a8658d",
@@ -30,7 +31,9 @@ QM9_SHA256 = {
 }
 """Known packed files; another content is accepted with a warning."""
 
-_BAND = 0.40  # cleaning of user data, as in "GEOM-Drugs Revisited"
+GEOMETRY_BAND = 0.40
+"""Cleaning of user data as in "GEOM-Drugs Revisited": bonds within +- 40 % of the sum of covalent radii."""
+
 _UNCHARACTERIZED = "uncharacterized.txt"
 
 
@@ -108,7 +111,7 @@ def prepare_file(
         ValueError: If an option or a format is wrong, or no molecule is left.
     """
     source, out = Path(source), _checked_out(out)
-    rules = CleaningRules(hydrogens, None if elements is None else tuple(elements), max_atoms, _BAND, aromatic)
+    rules = CleaningRules(hydrogens, None if elements is None else tuple(elements), max_atoms, GEOMETRY_BAND, aromatic)
     dataset, report = load_clean(source, rules, charge=charge, workers=workers, progress=progress)
     dataset.split = random_split(len(dataset), fractions, seed)
     report.splits = _count_splits(dataset.split)
@@ -186,10 +189,9 @@ def _count_splits(split: np.ndarray) -> dict[str, int]:
 
 
 def _checked_out(out: str | Path) -> Path:
-    out = Path(out)
-    if out.suffix != ".npz" or out.is_dir():
-        raise ValueError(f"the prepared file must be named *.npz, got {out}.")
-    return out
+    if Path(out).suffix != ".npz":
+        raise ValueError(f"a prepared file is named *.npz, got {str(out)!r}.")
+    return check_writable(out)
 
 
 def _qm9_source(source: str | Path | None) -> tuple[Iterator[RawMolecule], dict[str, str]]:

@@ -1,7 +1,7 @@
 """What a model has to know about its data: vocabularies, sizes, marginals, scales.
 
-A `MoleculeSpec` is built from a dataset, never typed in: settings left over from another set are the commonest error with
-own data. It is saved in every checkpoint.
+A `MoleculeSpec` is built from a dataset, never typed in: settings left over from another set are the commonest error
+with own data. It is saved in every checkpoint.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ class MoleculeSpec(Configurable):
         object.__setattr__(self, "properties", {name: tuple(pair) for name, pair in self.properties.items()})
         if len(self.atom_marginal) != len(self.elements) or len(self.charge_marginal) != len(self.charges):
             raise ValueError(
-                f"a spec needs one share an element and a charge, got {len(self.atom_marginal)} for {self.elements} and "
-                f"{len(self.charge_marginal)} for {self.charges}."
+                f"a spec needs one share an element and a charge, got {len(self.atom_marginal)} for {self.elements} "
+                f"and {len(self.charge_marginal)} for {self.charges}."
             )
 
     @classmethod
@@ -176,7 +176,8 @@ class MoleculeSpec(Configurable):
         kind = "explicit" if self.explicit_h else "implicit"
         return (
             f"MoleculeSpec({' '.join(self.elements)}, charges {list(self.charges)}, {kind} hydrogens, "
-            f"{sum(self.sizes.values())} molecules of {min(self.sizes)}-{self.max_atoms} atoms, std {self.pos_std:.4f} A)"
+            f"{sum(self.sizes.values())} molecules of {min(self.sizes)}-{self.max_atoms} atoms, "
+            f"std {self.pos_std:.4f} A)"
         )
 
 
