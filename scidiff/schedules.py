@@ -6,8 +6,8 @@ lambda(t) = log(alpha/sigma) the linear SDE dx = f(t) x dt + g(t) dw that has th
     f = d log(alpha)/dt,        g^2 = d(sigma^2)/dt - 2 f sigma^2 = -2 sigma^2 dlambda/dt.
 
 A schedule defines ``alpha`` and ``sigma`` (and ``endpoint`` if it has a known end); derivatives come by automatic
-differentiation unless a class gives its closed form. All functions act pointwise on tensors of any shape and keep the
-dtype of ``t``; solvers call them in float64.
+differentiation unless a class gives its closed form, as all classes here do. All functions act pointwise on tensors of
+any shape and keep the dtype of ``t``; solvers call them in float64.
 
 References: Song et al. 2021, "Score-Based Generative Modeling through SDEs"; Kingma et al. 2021, "Variational Diffusion
 Models" (log-SNR); Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models".
@@ -16,96 +16,17 @@ Models" (log-SNR); Karras et al. 2022, "Elucidating the Design Space of Diffusio
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from scidiff.configurable import Configurable
+from scidiff.schedule_base import Schedule, VariancePreserving, expand_like
+from scidiff.tables import DiscreteVP
 
 __all__ = ["EDM", "VESDE", "VPSDE", "Cosine", "DiscreteVP", "Linear", "Schedule", "SubVPSDE", "Trig", "expand_like"]
 
 
-def expand_like(t: Tensor, x: Tensor) -> Tensor:
-    """Append singleton axes to ``t`` (B,) or (B, elements) until it broadcasts against ``x`` (B, ...)."""
-    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
-
-
-class Schedule(Configurable):
-    """Base class: signal and noise scale of a process as functions of t in [0, 1].
-
-    Attributes:
-        t_min: Smallest time that samplers integrate to by default.
-        t_max: Largest time at which lambda is finite; 1 unless alpha(1) = 0.
-        prior_std: Standard deviation of the noise part of the prior at t = 1.
-    """
-
-    t_min: float = 1e-3
-    t_max: float = 1.0
-
-    @abstractmethod
-    def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale, shape of ``t``."""
-
-    @abstractmethod
-    def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale, shape of ``t``."""
-
-    def endpoint(self, t: Tensor) -> Tensor:
-        """Weight beta(t) of the known endpoint x_1; zero unless the schedule has one."""
-        return torch.zeros_like(t)
-
-    @property
-    def has_endpoint(self) -> bool:
-        """True if x_1 enters x_t."""
-        return type(self).endpoint is not Schedule.endpoint
-
-    @property
-    def prior_std(self) -> float:
-        """Noise scale of the prior: sigma(1)."""
-        return float(self.sigma(torch.ones((), dtype=torch.float64)))
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        """log(alpha^2/sigma^2) = 2 lambda(t); infinite where alpha or sigma vanishes."""
-        return 2 * (self.alpha(t).log() - self.sigma(t).log())
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        """d alpha/dt."""
-        return _derivative(self.alpha, t)
-
-    def sigma_dot(self, t: Tensor) -> Tensor:
-        """d sigma/dt."""
-        return _derivative(self.sigma, t)
-
-    def endpoint_dot(self, t: Tensor) -> Tensor:
-        """d beta/dt."""
-        return _derivative(self.endpoint, t) if self.has_endpoint else torch.zeros_like(t)
-
-    def sigma_sigma_dot(self, t: Tensor) -> Tensor:
-        """sigma dsigma/dt; a method of its own because it stays finite where dsigma/dt does not."""
-        return self.sigma(t) * self.sigma_dot(t)
-
-    def drift_coefficient(self, t: Tensor) -> Tensor:
-        """f(t) = d log(alpha)/dt of dx = f x dt + g dw."""
-        return self.alpha_dot(t) / self.alpha(t)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """g(t), from g^2 = 2 sigma sigma' - 2 f sigma^2 (clamped at 0)."""
-        return (2 * (self.sigma_sigma_dot(t) - self.drift_coefficient(t) * self.sigma(t) ** 2)).clamp_min(0).sqrt()
-
-    def time(self, lam: Tensor) -> Tensor:
-        """Inverse of lambda(t) = log(alpha/sigma), by bisection in float64 (lambda falls with t)."""
-        target = lam.double()
-        low, high = torch.zeros_like(target), torch.ones_like(target)
-        for _ in range(64):
-            middle = (low + high) / 2
-            is_above = 0.5 * self.log_snr(middle) > target
-            low, high = torch.where(is_above, middle, low), torch.where(is_above, high, middle)
-        return ((low + high) / 2).to(lam.dtype)
-
-
-class VPSDE(Schedule):
+class VPSDE(VariancePreserving):
     r"""Variance-preserving SDE, dx = -b(t) x / 2 dt + sqrt(b(t)) dw, b(t) = beta_min + t (beta_max - beta_min).
 
     Args:
@@ -126,30 +47,8 @@ class VPSDE(Schedule):
         """log alpha(t) = -t^2 (beta_max - beta_min)/4 - t beta_min/2."""
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
-    def alpha(self, t: Tensor) -> Tensor:
-        return self.log_alpha(t).exp()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
-
-    def log_snr(self, t: Tensor) -> Tensor:
-        log_alpha = self.log_alpha(t)
-        return 2 * log_alpha - torch.log(-torch.expm1(2 * log_alpha))
-
     def drift_coefficient(self, t: Tensor) -> Tensor:
         return -0.5 * self._rate(t)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        return self._rate(t).sqrt()
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return self.drift_coefficient(t) * self.alpha(t)
-
-    def sigma_dot(self, t: Tensor) -> Tensor:
-        return self.sigma_sigma_dot(t) / self.sigma(t)
-
-    def sigma_sigma_dot(self, t: Tensor) -> Tensor:
-        return 0.5 * self._rate(t) * self.alpha(t) ** 2
 
     def time(self, lam: Tensor) -> Tensor:
         """Closed form: L = 2 (b1 - b0) log(1 + e^{-2 lambda}), t = L / ((b1 - b0)(sqrt(b0^2 + L) + b0))."""
@@ -275,7 +174,7 @@ class EDM(Schedule):
         return (-lam).exp() / self.sigma_max
 
 
-class Cosine(Schedule):
+class Cosine(VariancePreserving):
     r"""Cosine schedule: alpha = [cos((t^nu + s)/(1 + s) pi/2) / cos(s/(1 + s) pi/2)]^power, sigma^2 = 1 - alpha^2.
 
     ``power=1`` is the improved-DDPM schedule; ``power=2`` is what MiDi and EQGAT-diff use for coordinates, where the
@@ -300,112 +199,52 @@ class Cosine(Schedule):
             raise ValueError(f"Cosine needs 0 < s < 1, nu > 0 and power > 0, got s={s}, nu={nu}, power={power}.")
         self.s, self.nu, self.power, self.shift = s, nu, power, shift
 
-    def alpha(self, t: Tensor) -> Tensor:
-        alpha = self._unshifted(t)
-        if self.shift == 0:
-            return alpha
-        scaled = alpha * math.exp(self.shift)
-        return scaled / (scaled**2 + (1 - alpha**2)).sqrt()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        alpha = self._unshifted(t)
-        variance = (-torch.expm1(2 * alpha.clamp_min(1e-30).log())).clamp_min(0)
-        if self.shift == 0:
-            return variance.sqrt()
-        return (variance / ((alpha * math.exp(self.shift)) ** 2 + variance)).sqrt()
-
-    def _unshifted(self, t: Tensor) -> Tensor:
-        start = self.s / (1 + self.s)
-        # 1 - (t^nu + s)/(1 + s) = (1 - t^nu)/(1 + s): the sine form is exactly zero at t = 1
-        angle = (1 - t**self.nu) / (1 + self.s) * (math.pi / 2)
-        return (torch.sin(angle) / math.cos(start * math.pi / 2)).clamp(0, 1) ** self.power
-
-
-class DiscreteVP(Schedule):
-    r"""A table of N noise levels as a continuous schedule: log alpha is piecewise linear in t, t_i = (i + 1)/N.
-
-    Args:
-        betas: Noise rates beta_i of x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z, each in (0, 1).
-        alphas: Signal scales alpha_i themselves (falling, in (0, 1]); give this or ``betas``.
-        alpha_0: Signal scale at t = 0; 1 for a table that starts after the first step.
-
-    Raises:
-        ValueError: If not exactly one table is given or its values are out of range.
-
-    References: Ho et al. 2020, eq. 4; Lu et al. 2022 (DPM-Solver), appendix D.2 (continuous labels).
-    """
-
-    def __init__(
-        self,
-        betas: Sequence[float] | None = None,
-        alphas: Sequence[float] | None = None,
-        alpha_0: float = 1.0,
-    ) -> None:
-        if (betas is None) == (alphas is None):
-            raise ValueError("DiscreteVP needs exactly one of betas and alphas.")
-        table = torch.as_tensor(betas if alphas is None else alphas, dtype=torch.float64)
-        if table.ndim != 1 or len(table) < 2 or not bool(((table > 0) & (table <= 1)).all()):
-            raise ValueError(f"DiscreteVP needs a table of at least 2 values in (0, 1], got shape {tuple(table.shape)}.")
-        log_alpha = table.log() if betas is None else 0.5 * torch.log1p(-table).cumsum(0)
-        self._log_alpha = torch.cat([log_alpha.new_tensor([math.log(alpha_0)]), log_alpha])
-        if not bool((self._log_alpha.diff() <= 0).all()) or not bool(torch.isfinite(self._log_alpha).all()):
-            raise ValueError("DiscreteVP needs signal scales that fall from alpha_0 and stay above 0.")
-        self.num_levels = len(table)
-        self.t_min = 1 / self.num_levels
-
-    @classmethod
-    def linear(cls, beta_first: float = 1e-4, beta_last: float = 0.1, num_levels: int = 100) -> DiscreteVP:
-        """Linearly spaced betas (Ho et al. 2020); the defaults are TSDiff's."""
-        return cls(betas=torch.linspace(beta_first, beta_last, num_levels, dtype=torch.float64).tolist())
-
-    @classmethod
-    def cosine_adaptive(cls, nu: float = 2.5, num_levels: int = 500, s: float = 0.008) -> DiscreteVP:
-        """EQGAT-diff's adaptive table: cos^2 with exponent ``nu`` as signal scale, ratios clipped to [.05, 1], beta <= .999.
-
-        References: Le et al. 2024 (EQGAT-diff), section 3; u_k = (k + 1)/(T + 1).
-        """
-        u = torch.arange(1, num_levels + 2, dtype=torch.float64) / (num_levels + 1)
-        values = torch.cos((u**nu + s) / (1 + s) * math.pi / 2) ** 2 / math.cos(s / (1 + s) * math.pi / 2) ** 2
-        ratios = (values[1:] / values[:-1]).clamp(0.05, 1.0).clamp_min(1e-3)
-        table = (values[0] * ratios.cumprod(0)).clamp_min(1e-30)
-        return cls(alphas=table.tolist(), alpha_0=float(values[0]))
-
-    @classmethod
-    def polynomial(cls, num_levels: int = 1000, power: float = 2.0, precision: float = 1e-5) -> DiscreteVP:
-        """alpha^2 = (1 - 2 s)(1 - (k/T)^power)^2 + s with step ratios clipped at .001 (Hoogeboom et al. 2022, EDM)."""
-        u = torch.arange(num_levels + 1, dtype=torch.float64) / num_levels
-        squares = (1 - u**power) ** 2
-        squares = torch.cat([squares[:1], squares[0] * (squares[1:] / squares[:-1]).clamp(0.001, 1.0).cumprod(0)])
-        table = ((1 - 2 * precision) * squares + precision).sqrt()
-        return cls(alphas=table[1:].tolist(), alpha_0=float(table[0]))
-
     def log_alpha(self, t: Tensor) -> Tensor:
-        """Piecewise linear interpolation of the table; exact at t_i = (i + 1)/N."""
-        table = self._log_alpha.to(device=t.device, dtype=t.dtype)
-        position = (t * self.num_levels).clamp(0, self.num_levels)
-        index = position.floor().long().clamp_max(self.num_levels - 1)
-        return torch.lerp(table[index], table[index + 1], position - index)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        return self.log_alpha(t).exp()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
-
-    def alpha_dot(self, t: Tensor) -> Tensor:
-        return self.drift_coefficient(t) * self.alpha(t)
-
-    def sigma_dot(self, t: Tensor) -> Tensor:
-        return self.sigma_sigma_dot(t) / self.sigma(t)
-
-    def sigma_sigma_dot(self, t: Tensor) -> Tensor:
-        return -self.drift_coefficient(t) * self.alpha(t) ** 2
+        log_alpha = self._unshifted(t)
+        if self.shift == 0:
+            return log_alpha
+        log_snr = 2 * (log_alpha + self.shift) - torch.log(-torch.expm1(2 * log_alpha))
+        return torch.nn.functional.logsigmoid(log_snr) / 2
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
-        slopes = (self._log_alpha.diff() * self.num_levels).to(device=t.device, dtype=t.dtype)
-        # the left piece at a node, so that the rate at t_i is the one of the step that ends there
-        index = (t * self.num_levels).ceil().long().clamp(1, self.num_levels) - 1
-        return slopes[index]
+        """-power tan(theta) theta', times d log(alpha)/d log(unshifted alpha) = 1/(1 + (e^{2 shift} - 1) alpha_u^2)."""
+        rate = math.pi / 2 / (1 + self.s) * self.nu * t ** (self.nu - 1)
+        drift = -self.power * rate / torch.tan(self._complement(t))
+        if self.shift == 0:
+            return drift
+        return drift / (1 + math.expm1(2 * self.shift) * (2 * self._unshifted(t)).exp())
+
+    def alpha_dot(self, t: Tensor) -> Tensor:
+        slope = self.drift_coefficient(t) * self.alpha(t)
+        if self.power != 1:
+            return torch.where(t < 1, slope, 0.0 if self.power > 1 else -torch.inf)
+        end = -math.pi / 2 / (1 + self.s) * self.nu * math.exp(self.shift) / math.cos(self._start)
+        return torch.where(t < 1, slope, end)
+
+    def time(self, lam: Tensor) -> Tensor:
+        """Closed form: 1 - t^nu = (1 + s)(2/pi) asin(cos(theta_0) alpha_u^{1/power})."""
+        log_alpha = torch.nn.functional.logsigmoid(2 * (lam.double() - self.shift)) / 2
+        # asin(c) = pi/2 - theta; from the tangent, which is accurate at both ends
+        cosine = (log_alpha / self.power).exp() * math.cos(self._start)
+        sine_square = math.sin(self._start) ** 2 - math.cos(self._start) ** 2 * torch.expm1(2 * log_alpha / self.power)
+        theta = torch.atan2(sine_square.sqrt(), cosine)
+        power_of_t = (theta - self._start) * (1 + self.s) * (2 / math.pi)
+        return (power_of_t.clamp(0, 1) ** (1 / self.nu)).to(lam.dtype)
+
+    @property
+    def _start(self) -> float:
+        return self.s / (1 + self.s) * math.pi / 2
+
+    def _complement(self, t: Tensor) -> Tensor:
+        """pi/2 - theta(t), exactly zero at t = 1."""
+        return (1 - t**self.nu) / (1 + self.s) * (math.pi / 2)
+
+    def _unshifted(self, t: Tensor) -> Tensor:
+        """log alpha without the shift: power log(cos theta/cos theta_0), by log1p where the ratio is near 1."""
+        step = t**self.nu / (1 + self.s) * (math.pi / 2)  # theta - theta_0
+        small = torch.log1p(-2 * torch.sin(step / 2) * torch.sin(step / 2 + self._start) / math.cos(self._start))
+        large = (torch.sin(self._complement(t)) / math.cos(self._start)).clamp(0, 1).log()
+        return self.power * torch.where(step < 0.5, small, large)
 
 
 class Linear(Schedule):
@@ -429,6 +268,9 @@ class Linear(Schedule):
 
     def sigma_dot(self, t: Tensor) -> Tensor:
         return torch.ones_like(t)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        return 2 * (torch.log1p(-t) - t.log())
 
     def time(self, lam: Tensor) -> Tensor:
         """t = 1/(1 + e^lambda)."""
@@ -458,14 +300,6 @@ class Trig(Schedule):
     def time(self, lam: Tensor) -> Tensor:
         """t = (2/pi) atan(e^{-lambda})."""
         return torch.atan((-lam).exp()) * (2 / math.pi)
-
-
-def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
-    """Pointwise derivative by automatic differentiation in float64, returned in the dtype of ``t``."""
-    with torch.enable_grad():
-        variable = t.detach().double().requires_grad_(True)
-        (slope,) = torch.autograd.grad(function(variable).sum(), variable)
-    return slope.to(t.dtype)
 
 
 def _check_range(low_name: str, low: float, high_name: str, high: float, is_positive: bool = False) -> None:
