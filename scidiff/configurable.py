@@ -62,7 +62,10 @@ class Configurable:
         return instance
 
     def __repr__(self) -> str:
-        return describe(self.to_config())
+        try:
+            return describe(self.to_config())
+        except TypeError:  # an argument without a plain form, such as a function
+            return f"{type(self).__name__}(...)"
 
 
 def config_of(value: Any) -> Any:

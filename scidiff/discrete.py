@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from scidiff.configurable import Configurable
-from scidiff.noise import Free, Space, Symmetric
+from scidiff.noise import Free, Space
 from scidiff.schedules import Linear, Schedule
 
 __all__ = ["Categorical", "draw_class"]
@@ -40,7 +40,9 @@ class Categorical(Configurable):
     def __init__(self, prior: Sequence[float], keep: Schedule | None = None, space: Space | None = None) -> None:
         table = torch.as_tensor(prior, dtype=torch.float64)
         if table.ndim != 1 or len(table) < 2 or bool((table < 0).any()) or not float(table.sum()) > 0:
-            raise ValueError(f"a categorical prior needs at least 2 non-negative numbers with a positive sum, got {prior}.")
+            raise ValueError(
+                f"a categorical prior needs at least 2 non-negative numbers with a positive sum, got {prior}."
+            )
         self.probabilities = table / table.sum()
         self.keep = keep if keep is not None else Linear()
         self.space = space if space is not None else Free()
@@ -80,10 +82,12 @@ class Categorical(Configurable):
         prior_here = prior[z_t][..., None]
         denominator = kappa_t * here + (1 - kappa_t) * prior_here
         # zero denominator: z_t = j is impossible given z_0 = i, so that class of z_0 has no weight
-        weights = torch.where(denominator > 0, probabilities / denominator.clamp_min(1e-30), 0)
+        weights = torch.where(denominator > 0, probabilities / torch.where(denominator > 0, denominator, 1), 0)
         total = weights.sum(-1, keepdim=True)
         result = (a * here + (1 - a) * prior_here) * (kappa_s * weights + (1 - kappa_s) * prior * total)
-        return result / result.sum(-1, keepdim=True).clamp_min(1e-30)
+        mass = result.sum(-1, keepdim=True)
+        # a prediction that excludes every possible z_0 leaves no mass: stay
+        return torch.where(mass > 0, result / mass.clamp_min(torch.finfo(mass.dtype).tiny), here)
 
     def ctmc(self, probabilities: Tensor, z_t: Tensor, t: Tensor, s: Tensor, eta: float = 0.0) -> Tensor:
         """One Euler step of the Markov chain with stochasticity ``eta``: transition probabilities (..., K).
@@ -122,10 +126,8 @@ class Categorical(Configurable):
 
     def _settle(self, z: Tensor, kept: Tensor, cond: Mapping[str, Any] | None) -> Tensor:
         live = self.space.live(z, cond)
-        if isinstance(self.space, Symmetric):
-            z = self.space.mirror(z)
-            live = None if live is None else live | live.transpose(1, 2)
-        return z if live is None else torch.where(live, z, kept)
+        z = self.space.mirror(z)
+        return z if live is None else torch.where(self.space.mirror(live), z, kept)
 
 
 def draw_class(probabilities: Tensor, u: Tensor) -> Tensor:
@@ -134,5 +136,7 @@ def draw_class(probabilities: Tensor, u: Tensor) -> Tensor:
 
 
 def _inverse_cdf(cumulative: Tensor, u: Tensor) -> Tensor:
-    scaled = u[..., None].to(cumulative.dtype) * cumulative[..., -1:]
+    total = cumulative[..., -1:]
+    # strictly below the total, so that rounding never lands on a last class of probability zero
+    scaled = torch.minimum(u[..., None].to(cumulative.dtype) * total, torch.nextafter(total, torch.zeros_like(total)))
     return (scaled >= cumulative[..., :-1]).sum(-1)

@@ -64,7 +64,7 @@ class GaussianNoise(NoiseLaw):
         """-(N/2) log(2 pi sigma^2) - |x|^2/(2 sigma^2)."""
         variance = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) ** 2
         count = dims if dims is not None else x[0].numel()
-        return -0.5 * (count * (2 * math.pi * variance).log() + x.flatten(1).square().sum(1) / variance)
+        return -0.5 * (count * (2 * math.pi * variance).log() + x.reshape(len(x), -1).square().sum(1) / variance)
 
 
 class Space(Configurable):
@@ -86,11 +86,15 @@ class Space(Configurable):
         """Place independent numbers, zero outside ``live``, into the space (mirror, centre)."""
         return self.project(values, cond)
 
+    def mirror(self, x: Tensor) -> Tensor:
+        """Copy independent numbers (B, ...) of any dtype to the entries that are tied to them."""
+        return x
+
     def total(self, values: Tensor, cond: Cond) -> Tensor:
         """Sum (B,) of elementwise ``values`` over the independent numbers: each pair once, padding never."""
         live = self.live(values, cond)
         values = values if live is None else torch.where(live, values, 0)
-        return values.flatten(1).sum(1)
+        return values.reshape(len(values), -1).sum(1)
 
     def count(self, x: Tensor, cond: Cond) -> Tensor:
         """Number (B,) of entries that `total` sums over."""
@@ -132,7 +136,10 @@ class ZeroMean(Free):
         self.axes = tuple(axes)
 
     def project(self, x: Tensor, cond: Cond) -> Tensor:
-        live = self.live(x, cond)
+        return self.remove_mean(x, self.live(x, cond))
+
+    def remove_mean(self, x: Tensor, live: Tensor | None) -> Tensor:
+        """Subtract the mean over the ``live`` entries; zero elsewhere."""
         if live is None:
             return x - x.mean(self.axes, keepdim=True)
         x = torch.where(live, x, 0)
@@ -140,9 +147,12 @@ class ZeroMean(Free):
         return torch.where(live, x - x.sum(self.axes, keepdim=True) / count, 0)
 
     def dims(self, x: Tensor, cond: Cond) -> Tensor:
-        averaged = math.prod(x.shape[a] for a in self.axes)
-        removed = x[0].numel() // averaged
-        return self.count(x, cond) - removed
+        return self.count(x, cond) - self.count_means(x, self.live(x, cond))
+
+    def count_means(self, x: Tensor, live: Tensor | None) -> Tensor:
+        """Number (B,) of means that are removed: groups of averaged entries with at least one live entry."""
+        is_live = torch.ones_like(x, dtype=torch.bool) if live is None else live.expand(x.shape)
+        return is_live.any(self.axes).reshape(len(x), -1).sum(1).to(x.dtype)
 
 
 class Symmetric(Space):
@@ -207,12 +217,21 @@ class Masked(Space):
 class Compose(Space):
     """Intersection of spaces, projected from left to right; put `ZeroMean` or `Symmetric` last.
 
+    `ZeroMean` averages over the entries that all spaces leave free: beside fixed entries the free ones have mean zero.
+
     Args:
-        spaces: The spaces.
+        spaces: The spaces; not both `ZeroMean` and `Symmetric`.
+
+    Raises:
+        ValueError: If `ZeroMean` and `Symmetric` are mixed, which have no common projection here.
     """
 
     def __init__(self, spaces: Sequence[Space]) -> None:
         self.spaces = tuple(spaces)
+        if any(isinstance(s, ZeroMean) for s in spaces) and any(isinstance(s, Symmetric) for s in spaces):
+            raise ValueError(
+                "Compose cannot mix ZeroMean and Symmetric: use one component for points and one for pairs."
+            )
 
     def live(self, x: Tensor, cond: Cond) -> Tensor | None:
         masks = [m for m in (s.live(x, cond) for s in self.spaces) if m is not None]
@@ -224,16 +243,28 @@ class Compose(Space):
 
     def project(self, x: Tensor, cond: Cond) -> Tensor:
         for space in self.spaces:
-            x = space.project(x, cond)
+            if isinstance(space, ZeroMean):
+                x = space.remove_mean(x, self.live(x, cond))
+            else:
+                x = space.project(x, cond)
         return x
 
     def arrange(self, values: Tensor, cond: Cond) -> Tensor:
+        if any(isinstance(space, Symmetric) for space in self.spaces):
+            return self.project(2 * values, cond)  # the lower triangle of ``values`` is zero
+        return self.project(values, cond)
+
+    def mirror(self, x: Tensor) -> Tensor:
         for space in self.spaces:
-            values = space.arrange(values, cond)
-        return values
+            x = space.mirror(x)
+        return x
 
     def dims(self, x: Tensor, cond: Cond) -> Tensor:
-        return self.spaces[-1].dims(x, cond) if len(self.spaces) == 1 else self.count(x, cond)
+        live, count = self.live(x, cond), self.count(x, cond)
+        for space in self.spaces:
+            if isinstance(space, ZeroMean):
+                count = count - space.count_means(x, live)
+        return count
 
 
 class NoiseSource:
@@ -288,11 +319,14 @@ class NoiseSource:
         self._draws[name] = draw + 1
         flat = make(self.seeds, random.stream_id(name), draw, like[0].numel())
         dtype = like.dtype if like.dtype.is_floating_point else torch.get_default_dtype()
+        flat = flat.to(dtype)
+        if make is random.uniform:
+            flat = flat.clamp_max(1 - torch.finfo(dtype).eps / 2)  # rounding may reach 1
         if live is None:
-            return flat.to(dtype).reshape(like.shape)
-        mask = live.expand(like.shape).flatten(1)
+            return flat.reshape(like.shape)
+        mask = live.expand(like.shape).reshape(len(like), -1)
         rank = (mask.cumsum(1) - 1).clamp_min(0)  # the k-th live element takes the k-th number of the stream
-        return torch.where(mask, flat.gather(1, rank), 0).to(dtype).reshape(like.shape)
+        return torch.where(mask, flat.gather(1, rank), 0).reshape(like.shape)
 
 
 def _mask_like(cond: Cond, key: str, x: Tensor) -> Tensor | None:

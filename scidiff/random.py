@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -26,15 +27,15 @@ _ROUNDS = 10
 
 
 def seed_table(seed: Seeds, num_samples: int) -> Tensor:
-    """One row (seed, index) a sample, int64 (B, 2). An int s stands for (s, 0), (s, 1), ...; a list has one entry a sample.
+    """One row (seed, index) a sample, int64 (B, 2). An int s stands for (s, 0), (s, 1), ...; a list has an entry a sample.
 
     Raises:
         ValueError: If a list has another length than the batch.
     """
-    if isinstance(seed, int):
-        rows = [(seed, i) for i in range(num_samples)]
+    if isinstance(seed, Integral):
+        rows = [(int(seed), i) for i in range(num_samples)]
     else:
-        rows = [(int(s), 0) if isinstance(s, int) else (int(s[0]), int(s[1])) for s in seed]
+        rows = [(int(s), 0) if isinstance(s, Integral) else (int(s[0]), int(s[1])) for s in seed]
     if len(rows) != num_samples:
         raise ValueError(f"expected one seed or one per sample ({num_samples}), got {len(rows)} seeds.")
     signed = [(_wrap(a), _wrap(b)) for a, b in rows]
@@ -78,10 +79,12 @@ def standard_normal(seeds: Tensor, stream: int, draw: int, num_elements: int) ->
 
 def _words(seeds: Tensor, stream: int, draw: int, num_elements: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     blocks = torch.arange((num_elements + 3) // 4, device=seeds.device).expand(len(seeds), -1)
-    seed, index = seeds[:, :1], seeds[:, 1:]
-    counter = (blocks, torch.full_like(blocks, draw), torch.full_like(blocks, stream), ((index >> 32) & _LOW) + 0 * blocks)
-    key = ((seed & _LOW) + 0 * blocks, (((seed >> 32) ^ index) & _LOW) + 0 * blocks)
-    return philox(counter, key)
+    zero = torch.zeros_like(seeds[:, :1])
+    seed, index = ((row & _LOW, (row >> 32) & _LOW) for row in (seeds[:, :1], seeds[:, 1:]))
+    # 128 bits of seed and index do not fit a 64-bit key: hash them, so that no arithmetic pattern of seeds collides
+    key = philox((*index, zero, zero), seed)[:2]
+    counter = (blocks, torch.full_like(blocks, draw), torch.full_like(blocks, stream), torch.zeros_like(blocks))
+    return philox(counter, [word.expand_as(blocks) for word in key])
 
 
 def _wrap(value: int) -> int:
