@@ -78,7 +78,8 @@ class Part:
             x0 = (self._sigma_dot * y - sigma * self._unshifted_velocity) / self._determinant
         else:
             x0 = self._preconditioner.skip * y + self._preconditioner.out * raw
-        return self._project(torch.where(sigma == 0, y / alpha, x0))
+        is_clean = (sigma == 0) & (alpha != 0)  # a bridge has alpha = sigma = 0 at t = 1
+        return self._project(torch.where(is_clean, y / torch.where(is_clean, alpha, 1), x0))
 
     @cached_property
     def eps(self) -> Tensor:
@@ -120,8 +121,8 @@ class Part:
         """Right-hand side of the probability flow: alpha' x_0 + sigma' eps + beta' x_1."""
         if self.kind == "velocity":
             return self._project(self.raw)
-        eps = self.eps
-        velocity = self._alpha_dot * self.x0 + torch.where(self._sigma == 0, 0, self._sigma_dot * eps)
+        eps = self.eps  # 0 where sigma = 0, so the value of sigma' does not matter there
+        velocity = self._alpha_dot * self.x0 + self._sigma_dot * eps
         if self.x_1 is not None and self.component.schedule.has_endpoint:
             velocity = velocity + self._at(self.component.schedule.endpoint_dot) * self.x_1
         return velocity
@@ -157,11 +158,11 @@ class Part:
 
     @cached_property
     def _sigma_dot(self) -> Tensor:
-        return self._at(self.component.schedule.sigma_dot)
+        return torch.where(self._sigma == 0, 0, self._at(self.component.schedule.sigma_dot))  # infinite for VP at t = 0
 
     @cached_property
     def _determinant(self) -> Tensor:
-        return self._alpha * self._sigma_dot - self._sigma * self._alpha_dot
+        return torch.where(self._sigma == 0, 1, self._alpha * self._sigma_dot - self._sigma * self._alpha_dot)
 
     @cached_property
     def _preconditioner(self) -> pre.Coefficients:

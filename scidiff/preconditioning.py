@@ -24,6 +24,7 @@ __all__ = ["Coefficients", "Preconditioning", "coefficients"]
 
 Preconditioning = Literal["edm", "vp", "ve", "iddpm"]
 _IDDPM_LEVELS = 1000
+_MAX_LOG_RHO = 18.0  # bounds c_noise where sigma = 0 or alpha = 0; float32 does not resolve the state beyond it
 
 
 class Coefficients(NamedTuple):
@@ -50,13 +51,13 @@ def coefficients(kind: Preconditioning, alpha: Tensor, sigma: Tensor, t: Tensor,
     """
     if kind == "edm":
         variance = (alpha * data_std) ** 2 + sigma**2
-        noise = (sigma / alpha).log() / 4
+        noise = _log_rho(alpha, sigma) / 4
         return Coefficients(alpha * data_std**2 / variance, sigma * data_std / variance.sqrt(), variance.rsqrt(), noise)
     rho = sigma / alpha
     if kind == "vp":
         return Coefficients(1 / alpha, -rho, 1 / (alpha * (1 + rho**2).sqrt()), 999 * t)
     if kind == "ve":
-        return Coefficients(1 / alpha, rho, 1 / alpha, (rho / 2).log())
+        return Coefficients(1 / alpha, rho, 1 / alpha, _log_rho(alpha, sigma) - math.log(2))
     if kind == "iddpm":
         levels = iddpm_levels().to(rho.device)
         nearest = (rho[..., None] - levels).abs().argmin(-1)
@@ -65,10 +66,14 @@ def coefficients(kind: Preconditioning, alpha: Tensor, sigma: Tensor, t: Tensor,
 
 
 def iddpm_levels(num_levels: int = _IDDPM_LEVELS, floor: float = 0.001) -> Tensor:
-    """u_0 > ... > u_M = 0 with u_{j-1} = sqrt((u_j^2 + 1)/max(abar_{j-1}/abar_j, floor) - 1) (Karras et al. 2022, table 1)."""
+    """u_0 > ... > u_M = 0 with u_{j-1} = sqrt((u_j^2 + 1)/max(abar_{j-1}/abar_j, floor) - 1), M = ``num_levels``."""
     angles = math.pi / 2 * torch.arange(num_levels + 1, dtype=torch.float64) / num_levels / 1.008
     abar = torch.sin(angles) ** 2
     levels = torch.zeros(num_levels + 1, dtype=torch.float64)
     for j in range(num_levels, 0, -1):
         levels[j - 1] = ((levels[j] ** 2 + 1) / (abar[j - 1] / abar[j]).clamp_min(floor) - 1).sqrt()
     return levels
+
+
+def _log_rho(alpha: Tensor, sigma: Tensor) -> Tensor:
+    return (sigma.log() - alpha.log()).clamp(-_MAX_LOG_RHO, _MAX_LOG_RHO)
