@@ -57,7 +57,7 @@ class Ancestral(Solver):
 
     Args:
         variance: ``"posterior"`` (sigma_s^2 (1 - e^{-2h}), exact for a point mass) or ``"forward"`` (sigma_{t|s}^2, the
-            upper choice of Ho et al. 2020 and the VP sampler of Song et al. 2021).
+            upper choice of Ho et al. 2020 and the VP sampler of Song et al. 2021; none in a step to sigma = 0).
 
     Raises:
         ValueError: If ``variance`` is neither.
@@ -80,5 +80,5 @@ class Ancestral(Solver):
         if self.variance == "forward":
             alpha_ratio = curve.alpha_t / curve.alpha_s
             forward = (curve.sigma_t**2 - alpha_ratio**2 * curve.sigma_s**2).clamp_min(0).sqrt()
-            filled["noise"] = torch.where(curve.s == curve.t, 0.0, forward)
+            filled["noise"] = torch.where((curve.s == curve.t) | (curve.sigma_s == 0), 0.0, forward)
         return filled

@@ -19,7 +19,13 @@ from scidiff.samplers.base import Plan, Row, Solver, SolverLike, get_solver
 
 __all__ = ["SampleInfo", "StepInfo", "sample"]
 
-_ENGINE_OPTIONS = {"final_denoise": False, "discrete": "posterior", "discrete_eta": 0.0, "final_class": "argmax"}
+_ENGINE_OPTIONS = {
+    "final_denoise": False,
+    "discrete": "posterior",
+    "discrete_eta": 0.0,
+    "final_class": "argmax",
+    "grid_component": None,
+}
 
 
 @dataclass
@@ -68,8 +74,8 @@ def sample(
         init: A shape (tuple, or dict of tuples), or a state at the first grid time.
         solver: Name or object; see `scidiff.samplers.solver_names`.
         solver_options: Options of the solver, and of the run: ``final_denoise`` (one more evaluation, returns x0 and the
-            final classes), ``discrete`` ("posterior" or "ctmc" steps of categorical components), ``discrete_eta``,
-            ``final_class`` ("argmax" or "draw").
+            final classes), ``discrete`` ("posterior" or "ctmc" steps of categorical components), ``discrete_eta`` (0 is
+            used in the last step), ``final_class`` ("argmax" or "draw"), ``grid_component`` (whose schedule rules the grid).
         steps: Number of grid intervals.
         grid: Name or tensor of times, see `scidiff.grids.time_grid`.
         seed: An int, or one int (or pair) per sample; the noise of a sample depends on its own seed only.
@@ -90,9 +96,15 @@ def sample(
     """
     options = dict(solver_options or {})
     run = {key: options.pop(key, default) for key, default in _ENGINE_OPTIONS.items()}
+    _check_options(run, save)
     method = get_solver(solver, options)
     wrapped, constraints = _guided(den, guidance)
-    times = time_grid(den.process, grid, steps)
+    times = time_grid(den.process, grid, steps, run["grid_component"])
+    if isinstance(grid, str) and grid == "edm" and not _ends_clean(den.process):
+        if steps < 2:
+            raise ValueError("grid 'edm' needs at least 2 steps for a schedule with sigma(0) > 0.")
+        times, run["final_denoise"] = times[:-1], True  # the same evaluations, landing on x0 although sigma(0) > 0
+    _check_start(den, times[0])
     plan = method.plan(den.process, times)
     like, is_shape = _like(den, init)
     state = den.process.split(like)
@@ -208,7 +220,10 @@ class _Loop:
         if bool((s > t).any()):
             return component.forward_transition(z, now, then, u, self.cond)
         if self.options["discrete"] == "ctmc":
-            table = component.ctmc(probabilities, z, now, then, float(self.options["discrete_eta"]))
+            is_final = bool((s == self.plan.rows[-1].s).all())  # the last step only moves to the prediction
+            table = component.ctmc(
+                probabilities, z, now, then, 0.0 if is_final else float(self.options["discrete_eta"])
+            )
         else:
             table = component.posterior(probabilities, z, now, then)
         return component.choose(table, u, z, self.cond)
@@ -233,6 +248,31 @@ class _Loop:
         for constrain in self.constraints:
             final = self.process.split(constrain(self.process.join(final), torch.zeros_like(t), self.source))
         return final
+
+
+def _check_options(run: Mapping[str, Any], save: str | int) -> None:
+    for key, known in {"discrete": ("posterior", "ctmc"), "final_class": ("argmax", "draw")}.items():
+        if run[key] not in known:
+            raise ValueError(f"option {key} must be one of {known}, got {run[key]!r}.")
+    if not (save in ("last", "none", "all") or (isinstance(save, int) and save >= 1)):
+        raise ValueError(f'save must be "last", "none", "all" or a positive int, got {save!r}.')
+
+
+def _check_start(den: Denoiser, t: Tensor) -> None:
+    """A network that predicts noise says nothing about x0 where alpha = 0."""
+    for name, component in den.process.continuous.items():
+        kind = den.prediction[name]
+        needs_signal = kind in ("eps", "score") or (kind == "edm" and den.preconditioning != "edm")
+        if needs_signal and bool((component.schedule.alpha(t) == 0).any()):
+            raise ValueError(
+                f"prediction {kind!r} has no x0 at t = {float(t.max()):g}, where alpha of {component.schedule!r} is 0. "
+                f"Start at t_max = {component.schedule.t_max:g} (grid='logsnr' does) or predict x0, v or velocity."
+            )
+
+
+def _ends_clean(process: Process) -> bool:
+    zero = torch.zeros((), dtype=torch.float64)
+    return all(float(c.schedule.sigma(zero)) == 0 for c in process.continuous.values())
 
 
 def _guided(den: Denoiser, guidance: Any) -> tuple[Denoiser, list[Callable[..., State]]]:

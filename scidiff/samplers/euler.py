@@ -20,7 +20,7 @@ def grid_rows(grid: Tensor) -> list[Row]:
 
 @register("euler")
 class Euler(Solver):
-    """x_s = x_t + (s - t) v(x_t, t); order 1, one evaluation a step."""
+    """x_s = x_t + (s - t) v(x_t, t); order 1, one evaluation a step. A step to sigma = 0 lands on the x0 prediction."""
 
     model = "velocity"
 
@@ -31,14 +31,15 @@ class Euler(Solver):
         return grid_rows(grid)
 
     def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
-        return {"x": torch.ones_like(curve.t), "m0": curve.s - curve.t}
+        x, weight = _euler_weights(curve)
+        return {"x": x, "m0": weight}
 
 
 @register("heun")
 class Heun(Solver):
     """Euler to s, then x_s = x_t + (s - t)(v_t + v_s)/2; order 2, two evaluations a step.
 
-    The last step is a plain Euler step if sigma(s) = 0 for some component, where the slope is singular.
+    A step to sigma(s) = 0, where the slope is singular, is an Euler step: it lands on the x0 prediction.
 
     References: Karras et al. 2022, algorithm 1 (in t instead of sigma).
     """
@@ -53,7 +54,7 @@ class Heun(Solver):
         rows = []
         for i in range(len(grid) - 1):
             t, s = grid[i], grid[i + 1]
-            if any(bool((c.schedule.sigma(s) == 0).any()) for c in process.continuous.values()):
+            if any(bool(((c.schedule.sigma(s) == 0) & (s != t)).any()) for c in process.continuous.values()):
                 rows.append(Row(t, s, i, mark=True))
             else:
                 rows += [Row(t, s, i, mark=True, is_last=False), Row(s, s, i)]
@@ -63,11 +64,11 @@ class Heun(Solver):
         is_second = torch.tensor([not row.mark for row in rows])
         is_second = is_second.reshape(-1, *(1,) * (curve.t.ndim - 1))
         previous = torch.roll(curve.s - curve.t, 1, 0)  # step length of the first stage
-        weight = torch.where(is_second, previous / 2, curve.s - curve.t)
+        x, weight = _euler_weights(curve)
         return {
-            "x": torch.where(is_second, 0.0, torch.ones_like(curve.t)),
+            "x": torch.where(is_second, 0.0, x),
             "anchor": torch.where(is_second, torch.ones_like(curve.t), 0.0),
-            "m0": weight,
+            "m0": torch.where(is_second, previous / 2, weight),
             "m1": torch.where(is_second, previous / 2, 0.0),
         }
 
@@ -97,3 +98,25 @@ class EulerMaruyama(Solver):
             "m0": torch.where(still, 0.0, g**2 / curve.sigma_t * dt),
             "noise": torch.where(still, 0.0, g * (-dt).clamp_min(0).sqrt()),
         }
+
+
+def _euler_weights(curve: Curve) -> tuple[Tensor, Tensor]:
+    """Weights of x and v: (1, s - t), or those of alpha_s x0 = alpha_s (sigma' x - sigma v)/(alpha sigma' - sigma alpha').
+
+    The latter is used for steps to sigma(s) = 0, where sigma ~ sqrt(t) of a variance-preserving SDE would leave an Euler
+    step half way. Without the (possibly unknown) endpoint there is no x0 to land on, and Euler stays.
+    """
+    x, weight = torch.ones_like(curve.t), curve.s - curve.t
+    schedule = curve.schedule
+    if schedule.has_endpoint:
+        return x, weight
+    lands = (curve.sigma_s == 0) & (curve.s != curve.t)
+    t = torch.where(lands, curve.t, 0.5)  # any regular time
+    alpha, sigma, alpha_dot, sigma_dot = (
+        schedule.alpha(t),
+        schedule.sigma(t),
+        schedule.alpha_dot(t),
+        schedule.sigma_dot(t),
+    )
+    scale = curve.alpha_s / (alpha * sigma_dot - sigma * alpha_dot)
+    return torch.where(lands, scale * sigma_dot, x), torch.where(lands, -scale * sigma, weight)
