@@ -1,11 +1,16 @@
 """The common core: processes, denoisers, samplers, guidance and training."""
 
-from scidiff.denoiser import Denoiser
-from scidiff.discrete import Categorical
-from scidiff.noise import Compose, Free, GaussianNoise, Masked, NoiseSource, Symmetric, ZeroMean
-from scidiff.process import Component, Process
-from scidiff.samplers import sample
-from scidiff.schedules import EDM, VESDE, VPSDE, Cosine, DiscreteVP, Linear, SubVPSDE, Trig
+from typing import TYPE_CHECKING
+
+from scidiff.lazy import lazy_exports
+
+if TYPE_CHECKING:  # each of these names stands in _EXPORTS, too; a test compares the two lists
+    from scidiff.denoiser import Denoiser
+    from scidiff.discrete import Categorical
+    from scidiff.noise import Compose, Free, GaussianNoise, Masked, NoiseSource, Symmetric, ZeroMean
+    from scidiff.process import Component, Process
+    from scidiff.samplers import sample
+    from scidiff.schedules import EDM, VESDE, VPSDE, Cosine, DiscreteVP, Linear, SubVPSDE, Trig
 
 __version__ = "0.1.0"
 
@@ -31,3 +36,27 @@ __all__ = [
     "ZeroMean",
     "sample",
 ]
+
+_EXPORTS = {
+    "Denoiser": "scidiff.denoiser",
+    "Categorical": "scidiff.discrete",
+    "Compose": "scidiff.noise",
+    "Free": "scidiff.noise",
+    "GaussianNoise": "scidiff.noise",
+    "Masked": "scidiff.noise",
+    "NoiseSource": "scidiff.noise",
+    "Symmetric": "scidiff.noise",
+    "ZeroMean": "scidiff.noise",
+    "Component": "scidiff.process",
+    "Process": "scidiff.process",
+    "sample": "scidiff.samplers",
+    "EDM": "scidiff.schedules",
+    "VESDE": "scidiff.schedules",
+    "VPSDE": "scidiff.schedules",
+    "Cosine": "scidiff.schedules",
+    "DiscreteVP": "scidiff.schedules",
+    "Linear": "scidiff.schedules",
+    "SubVPSDE": "scidiff.schedules",
+    "Trig": "scidiff.schedules",
+}
+__getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

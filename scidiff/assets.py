@@ -14,7 +14,9 @@ from pathlib import Path
 
 from scidiff.configurable import allowed_packages
 
-__all__ = ["find", "packaged", "suggestion"]
+__all__ = ["DATA_VARIABLE", "data_folder", "find", "packaged", "suggestion"]
+
+DATA_VARIABLE = "SCIDIFF_DATA"
 
 
 def packaged(package: str | None = None, *, folder: str = "assets", suffix: str = ".safetensors") -> dict[str, Path]:
@@ -75,6 +77,14 @@ def find(
     if path.exists():
         return path
     raise FileNotFoundError(f"no {what} {text!r}: it is neither a file nor a packaged name{suggestion(text, known)}.")
+
+
+def data_folder() -> Path | None:
+    """Folder of the full data sets: ``$SCIDIFF_DATA``, else ``shared/data`` beside the checkout, else None."""
+    named = os.environ.get(DATA_VARIABLE)
+    checkout = Path(__file__).parents[1]
+    folder = Path(named) if named else checkout.parent / "shared" / "data"
+    return folder if folder.is_dir() else None
 
 
 def suggestion(name: str, known: list[str] | tuple[str, ...] | dict[str, Path]) -> str:
