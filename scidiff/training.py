@@ -23,7 +23,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from scidiff.configurable import Configurable
+from scidiff.discrete import Categorical
 from scidiff.ema import EMA
+from scidiff.losses import DenoisingLoss, TimeLaw
 
 __all__ = ["EMA", "DiffusionModule", "StepLoss", "warmup_cosine"]
 
@@ -41,7 +43,7 @@ class StepLoss(NamedTuple):
 
 
 class DiffusionModule(Configurable, pl.LightningModule):
-    """Base of the trainable modules: a subclass sets ``self.denoiser`` and implements `training_loss`.
+    """Base of the trainable modules: a subclass sets ``self.denoiser`` and implements `prepare`.
 
     AdamW with a linear warm-up and a cosine down to ``lr_end * lr`` at the known end of the run (``max_steps``,
     ``max_epochs`` or ``max_time``, whichever comes first; constant if none is set). Every batch has its own random
@@ -50,6 +52,8 @@ class DiffusionModule(Configurable, pl.LightningModule):
     the validation loss by time bin (``val_loss_t0`` is the one nearest to the data), ``grad_norm``, ``lr``.
 
     Args:
+        loss: Loss of a batch; ``DenoisingLoss()`` by default.
+        time_law: Distribution of the diffusion time; ``TimeLaw()`` (uniform, stratified) by default.
         lr: Peak learning rate.
         warmup_steps: Optimiser steps of the linear warm-up.
         lr_end: Learning rate at the end as a fraction of ``lr``, in [0, 1].
@@ -69,6 +73,8 @@ class DiffusionModule(Configurable, pl.LightningModule):
     def __init__(
         self,
         *,
+        loss: DenoisingLoss | None = None,
+        time_law: TimeLaw | None = None,
         lr: float = 1e-3,
         warmup_steps: int = 100,
         lr_end: float = 0.0,
@@ -86,6 +92,8 @@ class DiffusionModule(Configurable, pl.LightningModule):
             raise ValueError(f"lr_end is a fraction of lr in [0, 1], got {lr_end}.")
         if warmup_steps < 0 or time_bins < 0:
             raise ValueError(f"warmup_steps and time_bins must not be negative, got {warmup_steps} and {time_bins}.")
+        self.loss = loss if loss is not None else DenoisingLoss()
+        self.time_law = time_law if time_law is not None else TimeLaw()
         self.lr = lr
         self.warmup_steps = warmup_steps
         self.lr_end = lr_end
@@ -106,14 +114,25 @@ class DiffusionModule(Configurable, pl.LightningModule):
         raise NotImplementedError(f"{type(self).__name__} must implement prepare(batch) -> (state, x_1, cond).")
 
     def training_loss(self, batch: Any, generator: torch.Generator) -> StepLoss:
-        """Loss of one batch; all randomness comes from ``generator``."""
-        raise NotImplementedError(f"{type(self).__name__} must implement training_loss(batch, generator).")
+        """Loss of one batch; all randomness comes from ``generator``. Override for losses of another form."""
+        state, x_1, cond = self.prepare(batch)
+        num_samples = len(state if isinstance(state, Tensor) else next(iter(state.values())))
+        t = self.sample_time(num_samples, generator)
+        result = self.loss(self.denoiser, state, t, x_1=x_1, cond=cond, generator=generator)
+        return StepLoss(result.total, result.parts, t)
+
+    def sample_time(self, num_samples: int, generator: torch.Generator) -> Tensor:
+        """Diffusion times (num_samples,) drawn from ``time_law`` with the schedule of the first component."""
+        component = next(iter(self.denoiser.process.components.values()))
+        schedule = component.keep if isinstance(component, Categorical) else component.schedule
+        t = self.time_law.sample(num_samples, schedule, generator=generator, device=generator.device)
+        return t.to(self.device)
 
     # Steps
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean loss of the batch."""
-        generator = self.noise_generator("train", batch_idx, device=self.device)
+        generator = self.noise_generator("train", batch_idx)
         with self._compiled_network():
             result = self.training_loss(batch, generator)
         self._log_losses("train", result)
@@ -127,12 +146,12 @@ class DiffusionModule(Configurable, pl.LightningModule):
         """Loss with the noise of this batch number."""
         self._evaluate("test", batch, batch_idx)
 
-    def noise_generator(self, stage: str, batch_idx: int, device: torch.device | str = "cpu") -> torch.Generator:
+    def noise_generator(self, stage: str, batch_idx: int) -> torch.Generator:
         """Random generator of one batch; for training the epoch enters, for validation and test it does not."""
         epoch = self.current_epoch if stage == "train" else 0
         key = (self.noise_seed, _STREAMS[stage], self.global_rank, epoch, batch_idx)
         seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-        return torch.Generator(device=device).manual_seed(seed)
+        return torch.Generator(device=self.device).manual_seed(seed)
 
     def _evaluate(self, stage: str, batch: Any, batch_idx: int) -> None:
         result = self.training_loss(batch, self.noise_generator(stage, batch_idx))

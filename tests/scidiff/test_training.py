@@ -10,8 +10,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, Timer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from scidiff import configurable
+from scidiff import VPSDE, Denoiser, Process, configurable
 from scidiff.configurable import Configurable
+from scidiff.losses import DenoisingLoss, TimeLaw
 from scidiff.training import EMA, DiffusionModule, StepLoss, warmup_cosine
 
 NUM_BATCHES = 5
@@ -59,6 +60,22 @@ def _quiet(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+class Standard(DiffusionModule):
+    """The base class as it stands: only the network, the process and `prepare`."""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.denoiser = Denoiser(CondNet(), Process(VPSDE()), prediction="eps")
+
+    def prepare(self, batch):
+        return batch[0], None, {"shift": torch.ones(())}
+
+
+class CondNet(Net):
+    def forward(self, x, t, cond):
+        return super().forward(x, t) + cond["shift"]
 
 
 def loader(shuffle=False):
@@ -242,6 +259,27 @@ def test_validation_reports_parts_and_time_bins(tmp_path):
         assert metrics[f"val_loss_t{index}"] == pytest.approx((sums / counts)[index].item(), rel=1e-5)
     assert metrics["val_loss"] == pytest.approx((sums.sum() / counts.sum()).item(), rel=1e-5)
     assert (metrics["val_loss_first"] + metrics["val_loss_second"]) / 2 == pytest.approx(metrics["val_loss"], rel=1e-5)
+
+
+def test_base_class_takes_prepare_loss_and_time_law():
+    """Loss and times equal those of DenoisingLoss called by hand on the same random stream."""
+    torch.manual_seed(0)
+    law = TimeLaw("beta", 1.0, 2.0)
+    module = Standard(loss=DenoisingLoss(weighting="eps"), time_law=law)
+    x_0 = next(iter(loader()))[0]
+    result = module.training_loss([x_0], torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    t = law.sample(BATCH_SIZE, VPSDE(), generator=generator)
+    eps = torch.randn(x_0.shape, generator=generator)
+    alpha, sigma = VPSDE().alpha(t)[:, None], VPSDE().sigma(t)[:, None]
+    predicted = module.denoiser.network(alpha * x_0 + sigma * eps, t, {"shift": torch.ones(())})
+    torch.testing.assert_close(result.loss, (predicted - eps).square().mean(1), rtol=1e-4, atol=1e-5)
+    assert torch.equal(result.t, t)
+
+
+def test_missing_prepare_is_named():
+    with pytest.raises(NotImplementedError, match=r"must implement prepare"):
+        DiffusionModule().training_loss(None, torch.Generator())
 
 
 def test_learning_rate_follows_warmup_and_cosine(tmp_path):
