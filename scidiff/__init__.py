@@ -7,10 +7,12 @@ from scidiff.lazy import lazy_exports
 if TYPE_CHECKING:  # each of these names stands in _EXPORTS, too; a test compares the two lists
     from scidiff.denoiser import Denoiser
     from scidiff.discrete import Categorical
-    from scidiff.noise import Compose, Free, GaussianNoise, Masked, NoiseSource, Symmetric, ZeroMean
+    from scidiff.laws import GaussianNoise
+    from scidiff.noise import Compose, Free, Masked, NoiseSource, Symmetric, ZeroMean
     from scidiff.process import Component, Process
     from scidiff.samplers import sample
     from scidiff.schedules import EDM, VESDE, VPSDE, Cosine, DiscreteVP, Linear, SubVPSDE, Trig
+    from scidiff.student import StudentTNoise
 
 __version__ = "0.1.0"
 
@@ -30,6 +32,7 @@ __all__ = [
     "Masked",
     "NoiseSource",
     "Process",
+    "StudentTNoise",
     "SubVPSDE",
     "Symmetric",
     "Trig",
@@ -42,7 +45,7 @@ _EXPORTS = {
     "Categorical": "scidiff.discrete",
     "Compose": "scidiff.noise",
     "Free": "scidiff.noise",
-    "GaussianNoise": "scidiff.noise",
+    "GaussianNoise": "scidiff.laws",
     "Masked": "scidiff.noise",
     "NoiseSource": "scidiff.noise",
     "Symmetric": "scidiff.noise",
@@ -58,5 +61,6 @@ _EXPORTS = {
     "Linear": "scidiff.schedules",
     "SubVPSDE": "scidiff.schedules",
     "Trig": "scidiff.schedules",
+    "StudentTNoise": "scidiff.student",
 }
 __getattr__, __dir__ = lazy_exports(__name__, _EXPORTS)

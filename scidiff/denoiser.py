@@ -71,7 +71,7 @@ class Part:
         elif self.kind == "eps":
             x0 = (y - sigma * raw) / alpha
         elif self.kind == "score":
-            x0 = (y + sigma**2 * raw) / alpha
+            x0 = (y + sigma**2 * self._covary(raw)) / alpha
         elif self.kind == "v":
             x0 = (alpha * y - sigma * raw) / (alpha**2 + sigma**2)
         elif self.kind == "velocity":
@@ -88,7 +88,7 @@ class Part:
         if self.kind == "eps":
             eps = raw
         elif self.kind == "score":
-            eps = -sigma * raw
+            eps = -sigma * self._covary(raw)
         elif self.kind == "v":
             eps = (sigma * y + alpha * raw) / (alpha**2 + sigma**2)
         elif self.kind == "velocity":
@@ -114,7 +114,7 @@ class Part:
             )
         if self.kind == "score":
             return self._project(self.raw)
-        return -self.eps / self._sigma
+        return -self.component.law.whiten(self.eps, self._live) / self._sigma
 
     @cached_property
     def velocity(self) -> Tensor:
@@ -170,6 +170,13 @@ class Part:
 
     def _at(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         return expand_like(function(self.t.double()).to(self.x.dtype), self.x)
+
+    @property
+    def _live(self) -> Tensor | None:
+        return self.component.space.live(self.x, self.cond)
+
+    def _covary(self, value: Tensor) -> Tensor:
+        return self.component.law.covary(value, self._live)
 
     def _project(self, value: Tensor) -> Tensor:
         return self.component.space.project(value, self.cond)

@@ -1,15 +1,14 @@
 """Noise laws, the spaces they live on, and the source that draws them.
 
-A law (`GaussianNoise`) says how unit noise is distributed; a space (`Free`, `ZeroMean`, `Symmetric`, `Masked`) says which
-numbers of a state are noised and how they are tied. Masks are read from ``cond``, never from a constructor, so the same
-process serves ragged batches. A `NoiseSource` gives every sample its own streams: the noise of a sample depends on its
-seed, the component and the number of the draw, not on the batch or on padding.
+A law (`scidiff.laws.GaussianNoise`) says how unit noise is distributed; a space (`Free`, `ZeroMean`, `Symmetric`,
+`Masked`) says which numbers of a state are noised and how they are tied. Masks are read from ``cond``, never from a
+constructor, so the same process serves ragged batches. A `NoiseSource` gives every sample its own streams: the noise of
+a sample depends on its seed, the component and the number of the draw, not on the batch or on padding.
 """
 
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,53 +17,12 @@ from torch import Tensor
 
 from scidiff import random
 from scidiff.configurable import Configurable
+from scidiff.laws import GaussianNoise, NoiseLaw
 
 __all__ = ["Compose", "Free", "GaussianNoise", "Masked", "NoiseLaw", "NoiseSource", "Space", "Symmetric", "ZeroMean"]
 
 Cond = Mapping[str, Any] | None
 NODE_MASK = "node_mask"
-
-
-class NoiseLaw(Configurable):
-    """Distribution of the unit noise eps."""
-
-    is_gaussian: bool = True
-
-    @abstractmethod
-    def shape(self, z: Tensor, generator: torch.Generator | None = None, radial: Tensor | None = None) -> Tensor:
-        """Turn standard normal numbers (B, ...) into unit noise of this law."""
-
-    @abstractmethod
-    def log_prob(self, x: Tensor, sigma: Tensor | float, dims: Tensor | None = None) -> Tensor:
-        """Log density (B,) in nats of sigma eps at x (B, ...), on a space of ``dims`` dimensions (default: all)."""
-
-    def sample(
-        self,
-        shape: Sequence[int],
-        *,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> Tensor:
-        """Unit noise of ``shape``; the first axis counts samples."""
-        z = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
-        return self.shape(z, generator=generator)
-
-
-class GaussianNoise(NoiseLaw):
-    """Standard normal noise on the space of its component."""
-
-    def __init__(self) -> None:
-        pass
-
-    def shape(self, z: Tensor, generator: torch.Generator | None = None, radial: Tensor | None = None) -> Tensor:
-        return z
-
-    def log_prob(self, x: Tensor, sigma: Tensor | float, dims: Tensor | None = None) -> Tensor:
-        """-(N/2) log(2 pi sigma^2) - |x|^2/(2 sigma^2)."""
-        variance = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) ** 2
-        count = dims if dims is not None else x[0].numel()
-        return -0.5 * (count * (2 * math.pi * variance).log() + x.reshape(len(x), -1).square().sum(1) / variance)
 
 
 class Space(Configurable):

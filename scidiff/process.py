@@ -15,7 +15,8 @@ from torch import Tensor
 
 from scidiff.configurable import Configurable
 from scidiff.discrete import Categorical
-from scidiff.noise import Free, GaussianNoise, NoiseLaw, NoiseSource, Space
+from scidiff.laws import GaussianNoise, NoiseLaw
+from scidiff.noise import Compose, Free, NoiseSource, Space, Symmetric, ZeroMean
 from scidiff.schedules import Schedule, expand_like
 
 __all__ = ["Component", "Process", "State", "Times"]
@@ -28,12 +29,28 @@ _SINGLE = ""
 
 
 class Component(Configurable):
-    """A continuous component: schedule, law of the unit noise, space it lives on."""
+    """A continuous component: schedule, law of the unit noise, space it lives on.
+
+    Raises:
+        ValueError: If the noise is correlated along an axis that the space averages over or mirrors.
+    """
 
     def __init__(self, schedule: Schedule, law: NoiseLaw | None = None, space: Space | None = None) -> None:
         self.schedule = schedule
         self.law = law if law is not None else GaussianNoise()
         self.space = space if space is not None else Free()
+        _check_axis(self.law, self.space)
+
+    def shape(self, z: Tensor, cond: Mapping[str, Any] | None, **radial: Any) -> Tensor:
+        """Unit noise of the law from independent standard normal numbers, zero outside the live entries."""
+        live = self.space.live(z, cond)
+        return self.law.shape(self.space.arrange(z, cond), live=live, **radial)
+
+    def log_prob(self, x: Tensor, sigma: Tensor | float, cond: Mapping[str, Any] | None = None) -> Tensor:
+        """Log density (B,) in nats of sigma eps at ``x``, over the independent numbers of the space."""
+        live = self.space.live(x, cond)
+        values = x if live is None else torch.where(live, x, 0)
+        return self.law.log_prob(values, sigma, self.space.dims(x, cond), live)
 
     def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(alpha, beta, sigma) at ``t``, computed in float64, cast and shaped to broadcast against ``x``."""
@@ -147,8 +164,10 @@ class Process(Configurable):
             if isinstance(component, Categorical):
                 drawn[name] = component.space.arrange(source.uniform(x, name, live), cond)
             else:
-                z = component.space.arrange(source.normal(x, name, live), cond)
-                drawn[name] = component.law.shape(z)
+                radial = None
+                if component.law.has_radius:
+                    radial = source.uniform(x.new_zeros(len(x), 1, dtype=torch.float64), f"{name}/radius")[:, 0]
+                drawn[name] = component.shape(source.normal(x, name, live), cond, radial=radial)
         source.history.append(self.join(drawn))
         return drawn
 
@@ -212,7 +231,17 @@ def _draw(component: Component, x: Tensor, generator: torch.Generator | None, co
     z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     live = component.space.live(x, cond)
     z = z if live is None else torch.where(live, z, 0)
-    return component.law.shape(component.space.arrange(z, cond), generator=generator)
+    return component.shape(z, cond, generator=generator)
+
+
+def _check_axis(law: NoiseLaw, space: Space) -> None:
+    for part in space.spaces if isinstance(space, Compose) else (space,):
+        mixed = (1, 2) if isinstance(part, Symmetric) else part.axes if isinstance(part, ZeroMean) else ()
+        if law.axis in mixed:
+            raise ValueError(
+                f"noise correlated along axis {law.axis} does not live on {part!r}, which ties the elements of "
+                "that axis. Choose another axis, or the free space."
+            )
 
 
 def _endpoint(ends: Mapping[str, Tensor], name: str) -> Tensor:
