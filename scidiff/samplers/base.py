@@ -13,55 +13,35 @@ from __future__ import annotations
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scidiff.configurable import Configurable
 from scidiff.process import Component, Process
+from scidiff.samplers.rows import Curve, Row, anchor_values, like_rows
 from scidiff.schedules import expand_like
 
-__all__ = ["Curve", "Plan", "Row", "Solver", "SolverLike", "apply_row", "get_solver", "register", "solver_names"]
-
-
-@dataclass
-class Row:
-    """One row: where it is evaluated and where it leads.
-
-    Args:
-        t: Time () or (elements,) of the state when the row starts; the model is evaluated there.
-        s: Time of the state after the row.
-        step: Index of the grid interval that the row belongs to.
-        evaluate: Whether the model is called.
-        mark: Whether the state at the start of the row becomes the anchor.
-        is_last: Whether the row completes its grid interval.
-    """
-
-    t: Tensor
-    s: Tensor
-    step: int
-    evaluate: bool = True
-    mark: bool = False
-    is_last: bool = True
+__all__ = ["Plan", "Solver", "SolverLike", "apply_row", "get_solver", "register", "solver_names"]
 
 
 @dataclass
 class Plan:
-    """All rows, with coefficients per component: (rows, 4 + order [, elements]) as [a, b, n, d, c_0, c_1, ...]."""
+    """All rows, with coefficients per component: (rows, 4 + depth [, elements]) as [a, b, n, d, c_0, c_1, ...]."""
 
     rows: list[Row]
     coefficients: dict[str, Tensor]
     model: str
-    order: int
+    depth: int
     uses_noise: list[bool] = field(default_factory=list)
 
     def cast(self, dtype: torch.dtype, device: torch.device) -> Plan:
         """The same plan in the dtype and on the device of the state."""
         table = {k: v.to(device=device, dtype=dtype) for k, v in self.coefficients.items()}
-        return Plan(self.rows, table, self.model, self.order, self.uses_noise)
+        return Plan(self.rows, table, self.model, self.depth, self.uses_noise)
 
     @property
     def nfe(self) -> int:
@@ -69,52 +49,22 @@ class Plan:
         return sum(row.evaluate for row in self.rows)
 
 
-class Curve:
-    """alpha, beta and sigma of one component along a list of rows, float64 on the CPU."""
-
-    def __init__(self, component: Component, rows: Sequence[Row]) -> None:
-        schedule = component.schedule
-        self.t, self.s = torch.stack([r.t for r in rows]), torch.stack([r.s for r in rows])
-        self.alpha_t, self.alpha_s = schedule.alpha(self.t), schedule.alpha(self.s)
-        self.sigma_t, self.sigma_s = schedule.sigma(self.t), schedule.sigma(self.s)
-        self.beta_t, self.beta_s = schedule.endpoint(self.t), schedule.endpoint(self.s)
-        self.schedule = schedule
-
-    @property
-    def decay(self) -> Tensor:
-        """e^{-h} = alpha_t sigma_s/(alpha_s sigma_t), h = lambda_s - lambda_t; 1 where s = t, 0 where sigma_s = 0."""
-        ratio = self.alpha_t * self.sigma_s / (self.alpha_s * self.sigma_t)
-        return torch.where(self.s == self.t, torch.ones_like(ratio), ratio)
-
-    @property
-    def shrink(self) -> Tensor:
-        """sigma_s/sigma_t; 1 where s = t."""
-        return torch.where(self.s == self.t, torch.ones_like(self.sigma_t), self.sigma_s / self.sigma_t)
-
-    @property
-    def lam_t(self) -> Tensor:
-        """lambda at t (may be infinite)."""
-        return self.alpha_t.log() - self.sigma_t.log()
-
-    @property
-    def lam_s(self) -> Tensor:
-        """lambda at s (may be infinite)."""
-        return self.alpha_s.log() - self.sigma_s.log()
-
-
 class Solver(Configurable):
     """Base class of solvers.
 
     Attributes:
         model: Which quantity of the prediction is combined: "x0", "eps" or "velocity".
-        order: Number of model values that a row may use.
-        is_stochastic: Whether rows draw noise.
+        depth: Number of model values that a row may use.
         needs_score: Whether the method rests on eps/sigma being a score (refused for finite D).
+        needs_signal: Whether rows of the solver are singular at alpha = 0; such a row becomes a first-order step in x0.
+        is_adaptive: Whether rows are carried out by ``integrate`` instead of ``step``.
     """
 
-    model: ClassVar[str] = "x0"
-    order: int = 1
+    model: str = "x0"
+    depth: int = 1
     needs_score: bool = False
+    needs_signal: bool = False
+    is_adaptive: bool = False
 
     @abstractmethod
     def rows(self, process: Process, grid: Tensor) -> list[Row]:
@@ -124,23 +74,35 @@ class Solver(Configurable):
     def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
         """Coefficients of one component: any of "x", "anchor", "noise" (rows [, elements]) and "m0", "m1", ..."""
 
-    def plan(self, process: Process, grid: Tensor) -> Plan:
+    def num_intervals(self, steps: int) -> int:
+        """Number of grid intervals when ``steps`` are asked for."""
+        return steps
+
+    def plan(self, process: Process, grid: Tensor, *, heuristic: bool = False) -> Plan:
         """Coefficients of the whole run, float64 on the CPU.
+
+        Args:
+            process: Schedules, laws and spaces.
+            grid: Times (n + 1,) or (n + 1, elements).
+            heuristic: Allow methods that need a score for laws that have none.
 
         Raises:
             ValueError: If a coefficient is not finite, or the method does not apply to the process.
         """
         rows = self.rows(process, grid)
+        for row in rows:
+            row.is_start = row.evaluate and self._is_start(process, row)
         table: dict[str, Tensor] = {}
         for name, component in process.continuous.items():
-            if self.needs_score and not component.law.is_gaussian:
+            if self.needs_score and not heuristic and not component.law.is_gaussian:
                 raise ValueError(
                     f"solver {type(self).__name__} needs a score, but component {name!r} has the law {component.law!r}, "
-                    "whose field is not one. Use a deterministic solver (heun, dpmpp_2m, ...)."
+                    "whose field is not one. Use a deterministic solver (heun, dpmpp_2m, ...), or build the Denoiser with "
+                    "heuristic=True to accept the approximation."
                 )
-            table[name] = self._table(name, component, rows)
+            table[name] = self._table(component, rows)
         noisy = [any(bool((v[i, 2] != 0).any()) for v in table.values()) for i in range(len(rows))]
-        return Plan(rows, table, self.model, self.order, noisy)
+        return Plan(rows, table, self.model, self.depth, noisy)
 
     def step(
         self,
@@ -162,20 +124,45 @@ class Solver(Configurable):
             result[name] = apply_row(row, value, anchor[name], values, z, end)
         return result
 
-    def _table(self, name: str, component: Component, rows: Sequence[Row]) -> Tensor:
-        curve = Curve(component, rows)
+    def integrate(
+        self,
+        field: Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]],
+        x: dict[str, Tensor],
+        row: Row,
+        norm: Callable[[dict[str, Tensor]], Tensor],
+    ) -> dict[str, Tensor]:
+        """An adaptive solver's way from ``row.t`` to ``row.s``; ``field(x, t)`` is the velocity at times t (B,)."""
+        raise NotImplementedError
+
+    def _is_start(self, process: Process, row: Row) -> bool:
+        """True at a point-like prior (alpha = sigma = 0, a bridge), and at alpha = 0 if the solver needs a signal."""
+        for component in process.continuous.values():
+            gone = (component.schedule.alpha(row.t) == 0) & (row.s != row.t)
+            if not self.needs_signal:
+                gone = gone & (component.schedule.sigma(row.t) == 0)
+            if bool(gone.any()):
+                return True
+        return False
+
+    def _table(self, component: Component, rows: Sequence[Row]) -> Tensor:
+        schedule = component.schedule
+        curve = Curve(schedule, torch.stack([r.t for r in rows]), torch.stack([r.s for r in rows]))
         filled = self.fill(curve, rows)
         zero = torch.zeros_like(curve.t)
-        a, b, n = (filled.get(key, zero) for key in ("x", "anchor", "noise"))
-        models = [filled.get(f"m{j}", zero) for j in range(self.order)]
+        keys = ("x", "anchor", "noise", *(f"m{j}" for j in range(self.depth)))
+        filled = {key: filled.get(key, zero) for key in keys}
+        is_start = like_rows([row.is_start for row in rows], curve.t)
+        filled = {k: torch.where(is_start, v, filled[k]) for k, v in _start_row(curve, keys).items()}
         end = zero
-        if component.schedule.has_endpoint and self.model != "velocity":
-            end = curve.beta_s - a * curve.beta_t - b * _anchor_values(curve.beta_t, rows)
-        table = torch.stack([a, b, n, end, *models], dim=1)
+        if schedule.has_endpoint:
+            end = curve.beta_s - filled["x"] * curve.beta_t - filled["anchor"] * anchor_values(curve.beta_t, rows)
+            end = end if self.model != "velocity" else torch.where(is_start, end, 0.0)
+        filled = {"x": filled["x"], "anchor": filled["anchor"], "noise": filled["noise"], "end": end, **filled}
+        table = torch.stack(list(filled.values()), dim=1)
         if not bool(torch.isfinite(table).all()):
             bad = int((~torch.isfinite(table).flatten(1).all(1)).nonzero()[0])
             raise ValueError(
-                f"solver {type(self).__name__} is singular for {component.schedule!r} between t = {_show(rows[bad].t)} and "
+                f"solver {type(self).__name__} is singular for {schedule!r} between t = {_show(rows[bad].t)} and "
                 f"s = {_show(rows[bad].s)}: start below t = 1, end above t = 0, or use another solver."
             )
         return table
@@ -208,7 +195,9 @@ def get_solver(solver: SolverLike, options: Mapping[str, Any] | None = None) -> 
     """
     if isinstance(solver, Solver):
         if options:
-            raise ValueError(f"solver options {sorted(options)} were given beside a solver object; set them on the object.")
+            raise ValueError(
+                f"solver options {sorted(options)} were given beside a solver object; set them on the object."
+            )
         return solver
     if solver not in _REGISTRY:
         closest = difflib.get_close_matches(solver, _REGISTRY, n=1)
@@ -224,7 +213,7 @@ def get_solver(solver: SolverLike, options: Mapping[str, Any] | None = None) -> 
 def apply_row(
     row: Tensor, x: Tensor, anchor: Tensor, models: Sequence[Tensor], z: Tensor | None, x_1: Tensor | None = None
 ) -> Tensor:
-    """a x + b anchor + sum_j c_j m_j + n z + d x_1 with ``row`` = [a, b, n, d, c_0, ...] (4 + order [, elements])."""
+    """a x + b anchor + sum_j c_j m_j + n z + d x_1 with ``row`` = [a, b, n, d, c_0, ...] (4 + depth [, elements])."""
     shaped = [expand_like(c[None], x) if c.ndim else c for c in row.unbind(0)]
     result = shaped[0] * x + shaped[1] * anchor
     for coefficient, value in zip(shaped[4:], models, strict=False):
@@ -236,13 +225,15 @@ def apply_row(
     return result
 
 
-def _anchor_values(values: Tensor, rows: Sequence[Row]) -> Tensor:
-    """``values`` at the start of the row that last marked the anchor."""
-    index, marked = [], 0
-    for i, row in enumerate(rows):
-        marked = i if row.mark else marked
-        index.append(marked)
-    return values[index]
+def _start_row(curve: Curve, keys: Sequence[str]) -> dict[str, Tensor]:
+    """First-order step in x0; from a point (alpha = sigma = 0) noise is drawn, because no flow leaves a point."""
+    is_point = (curve.alpha_t == 0) & (curve.sigma_t == 0) & ~curve.still
+    carry, weight = curve.first_order("x0")
+    start = dict.fromkeys(keys, torch.zeros_like(curve.t))
+    start["x"] = torch.where(is_point, 0.0, carry)
+    start["m0"] = torch.where(is_point, curve.alpha_s, weight)
+    start["noise"] = torch.where(is_point, curve.sigma_s, 0.0)
+    return start
 
 
 def _show(t: Tensor) -> str:

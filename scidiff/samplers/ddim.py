@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from scidiff.process import Process
-from scidiff.samplers.base import Curve, Row, Solver, register
-from scidiff.samplers.euler import grid_rows
+from scidiff.samplers.base import Solver, register
+from scidiff.samplers.rows import Curve, Row, grid_rows
 
 __all__ = ["DDIM", "Ancestral"]
 

@@ -15,7 +15,7 @@ from scidiff.grids import time_grid
 from scidiff.noise import NoiseSource
 from scidiff.process import Process, State
 from scidiff.random import Seeds
-from scidiff.samplers.base import Plan, Row, Solver, SolverLike, get_solver
+from scidiff.samplers.base import Plan, Solver, SolverLike, get_solver
 
 __all__ = ["SampleInfo", "StepInfo", "sample"]
 
@@ -99,13 +99,13 @@ def sample(
     _check_options(run, save)
     method = get_solver(solver, options)
     wrapped, constraints = _guided(den, guidance)
-    times = time_grid(den.process, grid, steps, run["grid_component"])
+    times = time_grid(den.process, grid, method.num_intervals(steps), run["grid_component"])
     if isinstance(grid, str) and grid == "edm" and not _ends_clean(den.process):
         if steps < 2:
             raise ValueError("grid 'edm' needs at least 2 steps for a schedule with sigma(0) > 0.")
         times, run["final_denoise"] = times[:-1], True  # the same evaluations, landing on x0 although sigma(0) > 0
-    _check_start(den, times[0])
-    plan = method.plan(den.process, times)
+    plan = method.plan(den.process, times, heuristic=den.heuristic)
+    _check_conversions(den, plan)
     like, is_shape = _like(den, init)
     state = den.process.split(like)
     first = next(iter(state.values()))
@@ -137,6 +137,7 @@ class _Loop:
         self.nfe = 0
         self.prediction: Prediction | None = None
         self.self_cond: Any = None
+        self.classes_at = plan.rows[0].t  # time of the categorical components
 
     def run(
         self,
@@ -153,11 +154,11 @@ class _Loop:
         for i in _bar(range(len(rows)), progress):
             row = rows[i]
             if row.evaluate:
-                self.prediction = self.evaluate(state, row.t)
-                history = (self.prediction.get(self.plan.model), *history)[: self.plan.order]
+                self.prediction = self.evaluate(state, self.batched(row.t, state))
+                value = self.prediction.get("x0" if row.is_start else self.plan.model)
+                history = (value, *history)[: self.plan.depth]
             anchor = state if row.mark else anchor
-            next_t = rows[i + 1].t if i + 1 < len(rows) else row.s
-            state = self.advance(i, row, next_t, state, anchor, history, given)
+            state = self.advance(i, state, anchor, history, given)
             if row.is_last:
                 if path and ((row.step + 1) % (save if isinstance(save, int) else 1) == 0):
                     path.append(self.process.join(state))
@@ -171,9 +172,12 @@ class _Loop:
         result = self.process.join(state)
         return result if save == "last" else (result, SampleInfo(self.nfe, times, path, self.source.history))
 
-    def evaluate(self, state: dict[str, Tensor], t: Tensor) -> Prediction:
+    def batched(self, t: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """Time (B,) or (B, elements) on the device of the state."""
         first = next(iter(state.values()))
-        time = t.to(device=first.device, dtype=_float_dtype(state)).expand(len(first), *t.shape)
+        return t.to(device=first.device, dtype=_float_dtype(state)).expand(len(first), *t.shape)
+
+    def evaluate(self, state: dict[str, Tensor], time: Tensor) -> Prediction:
         cond = dict(self.cond or {})
         if self.den.self_conditioning:
             cond["self_cond"] = self.self_cond if self.self_cond is not None else _empty_self_cond(self.process, state)
@@ -186,39 +190,66 @@ class _Loop:
     def advance(
         self,
         i: int,
-        row: Row,
-        next_t: Tensor,
         state: dict[str, Tensor],
         anchor: dict[str, Tensor],
         history: Sequence[dict[str, Tensor]],
         given: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        moves = bool(self.process.discrete) and row.evaluate and bool((next_t != row.t).any())
+        row, target = self.plan.rows[i], self.class_target(i)
         noise = None
-        if self.plan.uses_noise[i] or moves:
+        if self.plan.uses_noise[i] or target is not None:
             drawn = state if self.plan.uses_noise[i] else {k: state[k] for k in self.process.discrete}
             noise = self.process.noise(drawn, self.source, self.cond)
         continuous = {k: state[k] for k in self.process.continuous}
-        new = self.method.step(self.plan, i, continuous, anchor, history, noise, self.ends)
+        if self.method.is_adaptive:
+            new = self.method.integrate(self.field(state), continuous, row, self.norm)
+        else:
+            new = self.method.step(self.plan, i, continuous, anchor, history, noise, self.ends)
         for name, component in self.process.continuous.items():
             projected = component.space.project(new[name], self.cond)
             fixed = component.space.fixed(projected, self.cond)
             new[name] = projected if fixed is None else torch.where(fixed, given[name], projected)
         for name, component in self.process.discrete.items():
             new[name] = state[name]
-            if moves and noise is not None:
-                new[name] = self.move(name, component, state[name], row.t, next_t, noise[name])
+            if target is not None and noise is not None:
+                new[name] = self.move(name, component, state[name], self.classes_at, target, noise[name])
+        self.classes_at = self.classes_at if target is None else target
         new = {name: new[name] for name in state}
         for constrain in self.constraints:
             new = self.process.split(constrain(self.process.join(new), row.s, self.source))
         return new
 
+    def class_target(self, i: int) -> Tensor | None:
+        """Where categorical components go with row ``i``: to the time of the evaluation that follows, if there is one."""
+        rows = self.plan.rows
+        is_end = i + 1 == len(rows)
+        if not self.process.discrete or not (is_end or rows[i + 1].evaluate):
+            return None
+        target = rows[i].s if is_end else rows[i + 1].t
+        return target if bool((target != self.classes_at).any()) else None
+
+    def field(self, state: dict[str, Tensor]) -> Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]]:
+        """Velocity of the continuous components at times (B,), categorical ones held."""
+
+        def velocity(x: dict[str, Tensor], time: Tensor) -> dict[str, Tensor]:
+            prediction = self.evaluate({**state, **x}, time.to(_float_dtype(state)))
+            return prediction.get("velocity")
+
+        return velocity
+
+    def norm(self, x: dict[str, Tensor]) -> Tensor:
+        """Root mean square (B,) over the live numbers of all continuous components."""
+        spaces = {name: component.space for name, component in self.process.continuous.items()}
+        total = sum(spaces[k].total(v.square(), self.cond) for k, v in x.items())
+        count = sum(spaces[k].count(v, self.cond) for k, v in x.items())
+        return (torch.as_tensor(total) / torch.as_tensor(count).clamp_min(1)).sqrt()
+
     def move(self, name: str, component: Categorical, z: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
-        assert self.prediction is not None
-        probabilities = self.prediction.probabilities[name]
         now, then = (v.to(z.device).expand(len(z), *v.shape) for v in (t, s))
         if bool((s > t).any()):
             return component.forward_transition(z, now, then, u, self.cond)
+        assert self.prediction is not None
+        probabilities = self.prediction.probabilities[name]
         if self.options["discrete"] == "ctmc":
             is_final = bool((s == self.plan.rows[-1].s).all())  # the last step only moves to the prediction
             table = component.ctmc(
@@ -230,7 +261,7 @@ class _Loop:
 
     def finish(self, state: dict[str, Tensor], t: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
         """One more evaluation: x0, and the most probable (or drawn) classes."""
-        prediction = self.evaluate(state, t)
+        prediction = self.evaluate(state, self.batched(t, state))
         final = prediction.get("x0")
         for name, component in self.process.continuous.items():
             fixed = component.space.fixed(state[name], self.cond)
@@ -258,16 +289,24 @@ def _check_options(run: Mapping[str, Any], save: str | int) -> None:
         raise ValueError(f'save must be "last", "none", "all" or a positive int, got {save!r}.')
 
 
-def _check_start(den: Denoiser, t: Tensor) -> None:
-    """A network that predicts noise says nothing about x0 where alpha = 0."""
-    for name, component in den.process.continuous.items():
-        kind = den.prediction[name]
-        needs_signal = kind in ("eps", "score") or (kind == "edm" and den.preconditioning != "edm")
-        if needs_signal and bool((component.schedule.alpha(t) == 0).any()):
-            raise ValueError(
-                f"prediction {kind!r} has no x0 at t = {float(t.max()):g}, where alpha of {component.schedule!r} is 0. "
-                f"Start at t_max = {component.schedule.t_max:g} (grid='logsnr' does) or predict x0, v or velocity."
-            )
+def _check_conversions(den: Denoiser, plan: Plan) -> None:
+    """Refuse evaluations whose prediction does not determine what the solver combines."""
+    for row in plan.rows:
+        wanted = "x0" if row.is_start else plan.model
+        if not row.evaluate or wanted == "eps":
+            continue
+        for name, component in den.process.continuous.items():
+            kind = den.prediction[name]
+            needs_signal = kind in ("eps", "score") or (kind == "edm" and den.preconditioning != "edm")
+            needs_spread = kind in ("v", "velocity", "edm") and wanted == "x0"
+            is_gone = component.schedule.alpha(row.t) == 0
+            is_point = is_gone & (component.schedule.sigma(row.t) == 0)
+            if (needs_signal and bool(is_gone.any())) or (needs_spread and bool(is_point.any())):
+                raise ValueError(
+                    f"prediction {kind!r} has no {wanted} at t = {float(row.t.max()):g}, where alpha of "
+                    f"{component.schedule!r} (component {name!r}) is 0. Start at t_max = {component.schedule.t_max:g} "
+                    "(grid='logsnr' does) or predict x0, v or velocity."
+                )
 
 
 def _ends_clean(process: Process) -> bool:

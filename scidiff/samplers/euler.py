@@ -8,14 +8,10 @@ import torch
 from torch import Tensor
 
 from scidiff.process import Process
-from scidiff.samplers.base import Curve, Row, Solver, register
+from scidiff.samplers.base import Solver, register
+from scidiff.samplers.rows import Curve, Row, grid_rows, like_rows
 
-__all__ = ["Euler", "EulerMaruyama", "Heun", "grid_rows"]
-
-
-def grid_rows(grid: Tensor) -> list[Row]:
-    """One evaluation per grid interval."""
-    return [Row(grid[i], grid[i + 1], i) for i in range(len(grid) - 1)]
+__all__ = ["Euler", "EulerMaruyama", "Heun"]
 
 
 @register("euler")
@@ -45,7 +41,7 @@ class Heun(Solver):
     """
 
     model = "velocity"
-    order = 2
+    depth = 2
 
     def __init__(self) -> None:
         pass
@@ -54,15 +50,14 @@ class Heun(Solver):
         rows = []
         for i in range(len(grid) - 1):
             t, s = grid[i], grid[i + 1]
-            if any(bool(((c.schedule.sigma(s) == 0) & (s != t)).any()) for c in process.continuous.values()):
+            if _is_single(process, t, s):
                 rows.append(Row(t, s, i, mark=True))
             else:
                 rows += [Row(t, s, i, mark=True, is_last=False), Row(s, s, i)]
         return rows
 
     def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
-        is_second = torch.tensor([not row.mark for row in rows])
-        is_second = is_second.reshape(-1, *(1,) * (curve.t.ndim - 1))
+        is_second = like_rows([not row.mark for row in rows], curve.t)
         previous = torch.roll(curve.s - curve.t, 1, 0)  # step length of the first stage
         x, weight = _euler_weights(curve)
         return {
@@ -120,3 +115,13 @@ def _euler_weights(curve: Curve) -> tuple[Tensor, Tensor]:
     )
     scale = curve.alpha_s / (alpha * sigma_dot - sigma * alpha_dot)
     return torch.where(lands, scale * sigma_dot, x), torch.where(lands, -scale * sigma, weight)
+
+
+def _is_single(process: Process, t: Tensor, s: Tensor) -> bool:
+    """True if some element moves to sigma = 0, or away from a point (alpha = sigma = 0)."""
+    for component in process.continuous.values():
+        schedule = component.schedule
+        ends = (schedule.sigma(s) == 0) | ((schedule.alpha(t) == 0) & (schedule.sigma(t) == 0))
+        if bool((ends & (t != s)).any()):
+            return True
+    return False
