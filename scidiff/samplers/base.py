@@ -96,9 +96,9 @@ class Solver(Configurable):
         for name, component in process.continuous.items():
             if self.needs_score and not heuristic and not component.law.is_gaussian:
                 raise ValueError(
-                    f"solver {type(self).__name__} needs a score, but component {name!r} has the law {component.law!r}, "
-                    "whose field is not one. Use a deterministic solver (heun, dpmpp_2m, ...), or build the Denoiser with "
-                    "heuristic=True to accept the approximation."
+                    f"solver {type(self).__name__} needs a score, but component {name!r} has the law "
+                    f"{component.law!r}, whose field is not one. Use a deterministic solver (heun, dpmpp_2m, ...), or "
+                    "build the Denoiser with heuristic=True to accept the approximation."
                 )
             table[name] = self._table(component, rows)
         noisy = [any(bool((v[i, 2] != 0).any()) for v in table.values()) for i in range(len(rows))]

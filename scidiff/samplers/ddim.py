@@ -19,8 +19,8 @@ __all__ = ["DDIM", "Ancestral"]
 class DDIM(Solver):
     r"""x_s = alpha_s D + sqrt(sigma_s^2 - v) eps + sqrt(v) z with v = eta^2 sigma_s^2 (1 - e^{-2h}).
 
-    Order 1 (weak order 1 for eta > 0), one evaluation a step. eta = 1 is the DDPM posterior. The step is written in x0, so
-    that it stays finite at alpha = 0 (first node) and sigma = 0 (last node).
+    Order 1 (weak order 1 for eta > 0), one evaluation a step. eta = 1 is the DDPM posterior. The step is written in
+    x0, so that it stays finite at alpha = 0 (first node) and sigma = 0 (last node).
 
     Args:
         eta: Share of the posterior standard deviation that is drawn anew, in [0, 1].

@@ -27,9 +27,9 @@ __all__ = ["DEIS"]
 class DEIS(Solver):
     r"""x_s = (alpha_s/alpha_t) x_t + alpha_s sum_j e_j int_{rho_t}^{rho_s} l_j d rho.
 
-    l_j are the Lagrange polynomials of the last q + 1 evaluations in the variable t ("tAB") or rho ("rhoAB"); fewer at the
-    start, one on a step to sigma = 0. q = 0 is DDIM. Order q + 1, one evaluation a step. The integrals are taken in lambda
-    (d rho = -rho d lambda, smooth at both ends) by Gauss-Legendre quadrature.
+    l_j are the Lagrange polynomials of the last q + 1 evaluations in the variable t ("tAB") or rho ("rhoAB"); fewer at
+    the start, one on a step to sigma = 0. q = 0 is DDIM. Order q + 1, one evaluation a step. The integrals are taken
+    in lambda (d rho = -rho d lambda, smooth at both ends) by Gauss-Legendre quadrature.
 
     Args:
         order: Degree q of the polynomials, 0 to 3.

@@ -44,8 +44,8 @@ class SingleStep(Solver):
         order: 1, 2 or 3.
         model: ``"eps"`` (noise form, DPM-Solver) or ``"x0"`` (data form, DPM-Solver++).
         taylor: Use the Taylor forms everywhere.
-        nfe: Total number of evaluations, at least ``order``. The grid then has ceil(nfe/2) or nfe//3 + 1 intervals instead
-            of ``steps``, with lower orders on the last ones to meet the budget.
+        nfe: Total number of evaluations, at least ``order``. The grid then has ceil(nfe/2) or nfe//3 + 1 intervals
+            instead of ``steps``, with lower orders on the last ones to meet the budget.
 
     Raises:
         ValueError: If an argument is out of range, or a given grid does not fit ``nfe``.

@@ -46,8 +46,9 @@ class DPMpp3M(Solver):
     r"""x_s = (sigma_s/sigma_t) x_t + alpha_s h [phi_1(-h) D_0 + phi_2(-h) E_1 + phi_3(-h) E_2].
 
     With r_0 = h_0/h, r_1 = h_1/h, a = (D_0 - D_1)/r_0, b = (D_1 - D_2)/r_1: E_1 = a + r_0 (a - b)/(r_0 + r_1) and
-    E_2 = 2 (a - b)/(r_0 + r_1) are h D' and h^2 D'' of the interpolating parabola, so that the step is the exact integral.
-    Order 3, one evaluation a step; the first two steps are those of `DPMpp2M`, a step to sigma = 0 is of order 1.
+    E_2 = 2 (a - b)/(r_0 + r_1) are h D' and h^2 D'' of the interpolating parabola, so that the step is the exact
+    integral. Order 3, one evaluation a step; the first two steps are those of `DPMpp2M`, a step to sigma = 0 is of
+    order 1.
 
     Args:
         legacy_third: Leave out the factor 2 of E_2, as the published multistep third-order update does. That is a
@@ -84,11 +85,11 @@ class DPMpp3M(Solver):
 
 @register("dpmpp_sde_2m")
 class DPMppSDE2M(Solver):
-    r"""x_s = (sigma_s/sigma_t) e^{-eta h} x_t + alpha_s (1 - e^{-H}) D_0 + correction + sigma_s sqrt(1 - e^{-2 eta h}) z.
+    r"""x_s = (sigma_s/sigma_t) e^{-eta h} x_t + alpha_s (1 - e^{-H}) D_0 + correction + noise, H = (1 + eta) h.
 
-    H = (1 + eta) h and r = h_prev/h. The correction is alpha_s (1 - e^{-H}) (D_0 - D_1)/(2 r) ("midpoint") or
-    alpha_s (1 - (1 - e^{-H})/H) (D_0 - D_1)/r ("heun"). Weak order 2 for a Gaussian, one evaluation a step. eta = 0 with
-    "midpoint" is `DPMpp2M`; the first step with eta = 1 is ancestral.
+    The noise is sigma_s sqrt(1 - e^{-2 eta h}) z. With r = h_prev/h the correction is alpha_s (1 - e^{-H}) (D_0 - D_1)/(2 r) ("midpoint") or
+    alpha_s (1 - (1 - e^{-H})/H) (D_0 - D_1)/r ("heun"). Weak order 2 for a Gaussian, one evaluation a step. eta = 0
+    with "midpoint" is `DPMpp2M`; the first step with eta = 1 is ancestral.
 
     Args:
         eta: Stochasticity, at least 0; 1 is the reverse SDE.

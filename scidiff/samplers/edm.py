@@ -21,9 +21,9 @@ class EDMHeun(Solver):
 
     gamma = min(s_churn/n, sqrt(2) - 1) where s_min <= rho <= s_max; rho_hat = (1 + gamma) rho;
     y_hat = y + sqrt(rho_hat^2 - rho^2) s_noise z; Euler to rho_s; then y_s = y_hat + (rho_s - rho_hat)(e_hat + e_s)/2.
-    Order 2 without churn, two evaluations a step. A step to sigma = 0, or from alpha = 0, is a single Euler (DDIM) stage, so
-    that n steps of the "edm" grid cost 2n - 1 evaluations. In a system the first component fixes the time of rho_hat and
-    the others are noised by their own forward transition to it. rho_hat is held below its value at t = 1.
+    Order 2 without churn, two evaluations a step. A step to sigma = 0, or from alpha = 0, is a single Euler (DDIM)
+    stage, so that n steps of the "edm" grid cost 2n - 1 evaluations. In a system the first component fixes the time of
+    rho_hat and the others are noised by their own forward transition to it. rho_hat is held below its value at t = 1.
 
     Args:
         s_churn: Amount of added noise, at least 0; over all steps.
@@ -63,7 +63,8 @@ class EDMHeun(Solver):
         is_second = like_rows([row.evaluate and not row.mark for row in rows], curve.t)
         whole = Curve(curve.schedule, anchor_values(curve.t, rows), curve.s)
         carry, weight = whole.first_order("x0")
-        # y_s = y_hat + (rho_s - rho_hat)(e_hat + e_s)/2 with both e = (x - alpha D)/sigma; half = alpha_s (rho_s - rho_hat)/2
+        # y_s = y_hat + (rho_s - rho_hat)(e_hat + e_s)/2 with both e = (x - alpha D)/sigma,
+        # half = alpha_s (rho_s - rho_hat)/2
         half = (whole.sigma_s - whole.alpha_s * whole.sigma_t / whole.alpha_t) / 2
         average = (whole.alpha_s / whole.alpha_t + whole.sigma_s / whole.sigma_t) / 2
         second = is_second & ~whole.still

@@ -73,9 +73,10 @@ def sample(
         den: Denoiser of a process.
         init: A shape (tuple, or dict of tuples), or a state at the first grid time.
         solver: Name or object; see `scidiff.samplers.solver_names`.
-        solver_options: Options of the solver, and of the run: ``final_denoise`` (one more evaluation, returns x0 and the
-            final classes), ``discrete`` ("posterior" or "ctmc" steps of categorical components), ``discrete_eta`` (0 is
-            used in the last step), ``final_class`` ("argmax" or "draw"), ``grid_component`` (whose schedule rules the grid).
+        solver_options: Options of the solver, and of the run: ``final_denoise`` (one more evaluation, returns x0 and
+            the final classes), ``discrete`` ("posterior" or "ctmc" steps of categorical components), ``discrete_eta`` (0 is
+            used in the last step), ``final_class`` ("argmax" or "draw"), ``grid_component`` (whose schedule rules the
+            grid).
         steps: Number of grid intervals.
         grid: Name or tensor of times, see `scidiff.grids.time_grid`.
         seed: An int, or one int (or pair) per sample; the noise of a sample depends on its own seed only.
@@ -220,7 +221,7 @@ class _Loop:
         return new
 
     def class_target(self, i: int) -> Tensor | None:
-        """Where categorical components go with row ``i``: to the time of the evaluation that follows, if there is one."""
+        """Where categorical components go with row ``i``: to the time of an evaluation that follows, or the end."""
         rows = self.plan.rows
         is_end = i + 1 == len(rows)
         if not self.process.discrete or not (is_end or rows[i + 1].evaluate):

@@ -96,10 +96,10 @@ class EulerMaruyama(Solver):
 
 
 def _euler_weights(curve: Curve) -> tuple[Tensor, Tensor]:
-    """Weights of x and v: (1, s - t), or those of alpha_s x0 = alpha_s (sigma' x - sigma v)/(alpha sigma' - sigma alpha').
+    """Weights of x and v: (1, s - t), or those of alpha_s x0, x0 = (sigma' x - sigma v)/(alpha sigma' - sigma alpha').
 
-    The latter is used for steps to sigma(s) = 0, where sigma ~ sqrt(t) of a variance-preserving SDE would leave an Euler
-    step half way. Without the (possibly unknown) endpoint there is no x0 to land on, and Euler stays.
+    The latter is used for steps to sigma(s) = 0, where sigma ~ sqrt(t) of a variance-preserving SDE would leave an
+    Euler step half way. Without the (possibly unknown) endpoint there is no x0 to land on, and Euler stays.
     """
     x, weight = torch.ones_like(curve.t), curve.s - curve.t
     schedule = curve.schedule

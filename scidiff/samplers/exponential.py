@@ -4,8 +4,8 @@ Both forms read
 
     x_s = carry x_t + gain [phi_1(z) m_0 + phi_2(z) h m' + phi_3(z) h^2 m'' + ...],
 
-with carry = sigma_s/sigma_t, gain = alpha_s h, z = -h for m = x0, and carry = alpha_s/alpha_t, gain = -sigma_s h, z = h for
-m = eps. Where h is infinite (sigma_s = 0, alpha_t = 0) or the element stands still, the step is of first order.
+with carry = sigma_s/sigma_t, gain = alpha_s h, z = -h for m = x0, and carry = alpha_s/alpha_t, gain = -sigma_s h, z =
+h for m = eps. Where h is infinite (sigma_s = 0, alpha_t = 0) or the element stands still, the step is of first order.
 """
 
 from __future__ import annotations

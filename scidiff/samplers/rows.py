@@ -1,4 +1,4 @@
-"""Rows of a plan and the schedule along them: which evaluations a solver makes, and alpha, beta, sigma at their times."""
+"""Rows of a plan (which evaluations a solver makes, and where), and alpha, beta, sigma along them."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def known_nodes(function: Callable[[Tensor], Tensor], rows: Sequence[Row], count
 
 
 def leading_nodes(nodes: Tensor) -> Tensor:
-    """How many of the first ``nodes`` (..., count) are finite and differ from the one before: what may be interpolated."""
+    """How many of the first ``nodes`` (..., count) may be interpolated: finite, and not equal to the one before."""
     good = torch.isfinite(nodes)
     good[..., 1:] &= nodes[..., 1:] != nodes[..., :-1]
     return good.long().cumprod(-1).sum(-1)

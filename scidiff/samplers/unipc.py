@@ -25,9 +25,10 @@ class UniPC(Solver):
 
     In the notation of `scidiff.samplers.exponential`, with nodes r_k = (lambda_k - lambda_t)/h, the step is
     carry x_t + gain sum_k w_k m_k with the exact integrals w of the Lagrange polynomials. With two nodes (predictor of
-    order 2, corrector of order 1) it is carry x_t + gain [phi_1 m_0 + (B/2) (m_k - m_0)/r_k] instead, where B = 1 ("bh1") or
-    phi_1 ("bh2"): only there does the variant matter. Order p without corrector, p + 1 with it; one evaluation a step. The
-    corrector is not run on the last interval, where it would cost one; a step to sigma = 0 is of order 1.
+    order 2, corrector of order 1) it is carry x_t + gain [phi_1 m_0 + (B/2) (m_k - m_0)/r_k] instead, where B = 1
+    ("bh1") or phi_1 ("bh2"): only there does the variant matter. Order p without corrector, p + 1 with it; one
+    evaluation a step. The corrector is not run on the last interval, where it would cost one; a step to sigma = 0 is
+    of order 1.
 
     Args:
         order: p, 1 to 3.
