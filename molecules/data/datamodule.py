@@ -68,7 +68,8 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
         pin_memory: bool = False,
     ) -> None:
         super().__init__()
-        CleaningRules(hydrogens)
+        CleaningRules(hydrogens)  # says what is wrong with the options now, not at set-up
+        random_split(0, fractions, seed)
         if batch_pairs < 1:
             raise ValueError(f"batch_pairs must be positive, got {batch_pairs}.")
         self.source = Path(source)
@@ -170,8 +171,7 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
         if self.hydrogens == "explicit" and not dataset.explicit_h:
             raise ValueError(f"{self.source.name} has no hydrogens. Use hydrogens='implicit' or prepare it again.")
         if dataset.split is None:
-            first, second, third = self.fractions
-            dataset = dataset.with_split(random_split(len(dataset), (first, second, third), self.seed))
+            dataset = dataset.with_split(random_split(len(dataset), self.fractions, self.seed))
         self._spec = MoleculeSpec.from_dataset(dataset.subset("train"))
         self._dataset = dataset
 

@@ -83,7 +83,7 @@ def prepare_file(
     elements: Sequence[str] | None = None,
     max_atoms: int | None = None,
     aromatic: bool = False,
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1),
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     workers: int | None = None,
     progress: bool = False,
@@ -112,6 +112,7 @@ def prepare_file(
     """
     source, out = Path(source), _checked_out(out)
     rules = CleaningRules(hydrogens, None if elements is None else tuple(elements), max_atoms, GEOMETRY_BAND, aromatic)
+    random_split(0, fractions, seed)  # a wrong option is said before the work
     dataset, report = load_clean(source, rules, charge=charge, workers=workers, progress=progress)
     dataset.split = random_split(len(dataset), fractions, seed)
     report.splits = _count_splits(dataset.split)
@@ -168,7 +169,7 @@ def edm_split(ids: np.ndarray) -> np.ndarray:
     return split
 
 
-def random_split(count: int, fractions: tuple[float, float, float] = (0.8, 0.1, 0.1), seed: int = 0) -> np.ndarray:
+def random_split(count: int, fractions: Sequence[float] = (0.8, 0.1, 0.1), seed: int = 0) -> np.ndarray:
     """Random codes 0, 1, 2 for ``count`` molecules; the last part takes what rounding leaves.
 
     Raises:

@@ -1,0 +1,416 @@
+import gzip
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
+
+from molecules.chemistry import SYMBOLS, MoleculeRecord, assemble, judge, record_of
+from molecules.data import (
+    CleaningRules,
+    MoleculeDataset,
+    MoleculeSpec,
+    clean,
+    edm_split,
+    packaged_qm9,
+    prepare_file,
+    prepare_qm9,
+    random_split,
+)
+from molecules.data.raw import RawMolecule, read_xyz
+from tests.molecules.toys import data_file
+
+# SMILES by GDB id 1, 2, ...; the last one will get another geometry and be dropped.
+SMILES = ["C", "N", "O", "C#C", "C#N", "CC(=O)N", "c1cc[nH]c1", "C[NH2+]CC([O-])=O", "FC", "OCC1CC1"]
+
+
+def embedded(smiles):
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert AllChem.EmbedMolecule(mol, randomSeed=5) == 0  # pyright: ignore[reportAttributeAccessIssue]
+    AllChem.MMFFOptimizeMolecule(mol)  # pyright: ignore[reportAttributeAccessIssue]
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    return record_of(mol)
+
+
+@pytest.fixture(scope="module")
+def toy_records():
+    records = [embedded(smiles) for smiles in SMILES[:-1]]
+    return [*records, embedded("OCC1OC1")]
+
+
+@pytest.fixture
+def packed(tmp_path, toy_records):
+    """The toy as a packed QM9 folder."""
+    folder = tmp_path / "qm9"
+    folder.mkdir()
+    np.savez(
+        folder / "qm9_geometries.npz",
+        gdb_id=np.arange(1, len(SMILES) + 1, dtype=np.int32),
+        num_atoms=np.array([len(r) for r in toy_records], dtype=np.uint8),
+        charges=np.concatenate([r.numbers for r in toy_records]).astype(np.uint8),
+        positions=np.concatenate([r.pos for r in toy_records]).astype(np.float32),
+        split=np.array([0, 0, 0, 0, 0, 1, 1, 2, 2, 0], dtype=np.uint8),
+    )
+    with gzip.open(folder / "qm9_smiles_by_gdb_id.smi.gz", "wt") as file:
+        file.write("\n".join(SMILES) + "\n")
+    return folder
+
+
+def gdb9_text(gdb_id, record, smiles):
+    """The original layout, small numbers with Mathematica's exponent."""
+
+    def decimal(value):
+        return f"{value:.10e}".replace("e", "*^") if abs(value) < 0.1 else f"{value:.10f}"
+
+    atoms = [
+        "\t".join([SYMBOLS[z], *map(decimal, xyz), "-0.1*^-3"])
+        for z, xyz in zip(record.numbers, record.pos.astype(np.float32))
+    ]
+    head = [str(len(record)), f"gdb {gdb_id}\t157.7\t157.7\t1.2*^-4"]
+    return "\n".join([*head, *atoms, "1341.307\t1341.3284", f"{smiles}\tCC", "InChI=1S/X\tInChI=1S/X"]) + "\n"
+
+
+@pytest.fixture
+def archive(tmp_path, toy_records):
+    """The toy as the original archive, in random order, with an uncharacterised molecule."""
+    path = tmp_path / "original" / "dsgdb9nsd.xyz.tar.bz2"
+    path.parent.mkdir()
+    with tarfile.open(path, "w:bz2") as tar:
+        for k in np.random.default_rng(0).permutation(len(SMILES)):
+            data = gdb9_text(k + 1, toy_records[k], SMILES[k]).encode()
+            info = tarfile.TarInfo(f"dsgdb9nsd_{k + 1:06d}.xyz")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    (path.parent / "uncharacterized.txt").write_text("list of ids\n====\n   2   N   0.1\n")
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*is not the known file")
+def test_packed_qm9(packed, tmp_path, toy_records):
+    report = prepare_qm9(packed, tmp_path / "out.npz")
+    assert (report.total, report.kept) == (10, 9)
+    assert report.methods == {"order": 9}
+    assert report.reasons == {"element_order": 1}
+    assert report.dropped[0][0] == 10
+    assert report.splits == {"train": 5, "valid": 2, "test": 2}
+    dataset = MoleculeDataset.from_npz(tmp_path / "out.npz")
+    assert dataset.ids.tolist() == list(range(1, 10))
+    assert dataset.smiles == [Chem.MolToSmiles(Chem.MolFromSmiles(smiles)) for smiles in SMILES[:-1]]
+    for k in range(9):
+        assert np.array_equal(dataset.record(k).bonds, toy_records[k].bonds)
+        assert np.array_equal(dataset.record(k).formal_charge, toy_records[k].formal_charge)
+    assert dataset.meta["report"]["reasons"] == {"element_order": 1}
+    assert set(dataset.meta["sha256"]) == {"qm9_geometries.npz", "qm9_smiles_by_gdb_id.smi.gz"}
+    lines = report.table().splitlines()
+    assert lines[0].split() == ["molecules", "10"]
+    assert ["element_order", "1"] in [line.split() for line in lines]
+
+
+@pytest.mark.filterwarnings("ignore:.*is not the known file")
+def test_original_archive_and_folder_give_the_same(packed, archive, tmp_path):
+    prepare_qm9(packed, tmp_path / "packed.npz")
+    report = prepare_qm9(archive, tmp_path / "archive.npz")
+    assert report.total == 9  # id 2 is not characterised
+    with tarfile.open(archive) as tar:
+        tar.extractall(archive.parent, filter="data")
+    prepare_qm9(archive.parent, tmp_path / "folder.npz")
+    reference = MoleculeDataset.from_npz(tmp_path / "packed.npz").subset([0, *range(2, 9)])
+    for name in ("archive", "folder"):
+        found = MoleculeDataset.from_npz(tmp_path / f"{name}.npz")
+        assert found.ids.tolist() == reference.ids.tolist()
+        assert np.array_equal(found.bonds, reference.bonds)
+        assert found.positions == pytest.approx(reference.positions, abs=1e-6)
+        assert found.smiles == reference.smiles
+        assert found.split.tolist() == edm_split(np.arange(9))[:8].tolist()  # id 10 is the ninth and dropped
+
+
+def test_missing_list_of_uncharacterised_molecules_is_said(archive, tmp_path):
+    (archive.parent / "uncharacterized.txt").unlink()
+    with pytest.warns(UserWarning, match="not be the standard"):
+        assert prepare_qm9(archive, tmp_path / "out.npz").total == 10
+
+
+def test_edm_split_is_the_published_one():
+    """Recorded from the published list of 130,831 ids, which equals the test file of EGNN."""
+    split = edm_split(np.arange(130_831))
+    assert np.bincount(split).tolist() == [100_000, 17_748, 13_083]
+    test = np.flatnonzero(split == 2)
+    assert test[:5].tolist() == [10, 13, 21, 30, 43]
+    assert test.sum() == 855_937_277
+    with np.load(data_file("qm9/qm9_split_edm.npz")) as data:
+        assert np.array_equal(split, data["split"])
+
+
+def test_random_split():
+    split = random_split(1_000, (0.7, 0.2, 0.1), seed=3)
+    assert np.bincount(split).tolist() == [700, 200, 100]
+    assert np.array_equal(split, random_split(1_000, (0.7, 0.2, 0.1), seed=3))
+    assert not np.array_equal(split, random_split(1_000, (0.7, 0.2, 0.1), seed=4))
+    with pytest.raises(ValueError, match="sum 1"):
+        random_split(10, (0.5, 0.5, 0.5))
+
+
+def test_bad_sources_are_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.delenv("SCIDIFF_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match="SCIDIFF_DATA"):
+        prepare_qm9(None, tmp_path / "out.npz")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        prepare_qm9(tmp_path / "nowhere", tmp_path / "out.npz")
+    (tmp_path / "text.txt").write_text("C 0 0 0\n")
+    with pytest.raises(ValueError, match="tar archive"):
+        prepare_qm9(tmp_path / "text.txt", tmp_path / "out.npz")
+    with pytest.raises(ValueError, match=r"\.npz"):
+        prepare_qm9(tmp_path, tmp_path / "out.csv")
+    with pytest.raises(ValueError, match="cannot read"):
+        prepare_file(tmp_path / "text.txt", tmp_path / "out.npz")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        prepare_file(tmp_path / "absent.sdf", tmp_path / "out.npz")
+    with pytest.raises(ValueError, match="hydrogens"):
+        prepare_file(tmp_path / "text.txt", tmp_path / "out.npz", hydrogens="some")
+    with pytest.raises(ValueError, match="sum 1"):
+        prepare_file(tmp_path / "absent.sdf", tmp_path / "out.npz", fractions=(1.0, 1.0, 1.0))
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_failed_run_leaves_the_old_file(tmp_path):
+    out = packaged_qm9().subset([0]).save(tmp_path / "out.npz")
+    before = out.read_bytes()
+    (tmp_path / "bad.xyz").write_text("3\n\nC 0 0 0\nH 0 0\n")
+    with pytest.raises(ValueError, match="frame 0 at line 1"):
+        prepare_file(tmp_path / "bad.xyz", out)
+    (tmp_path / "empty.xyz").write_text("2\n\nHe 0 0 0\nHe 0 0 1\n")
+    with pytest.raises(ValueError, match="no molecule of 1 is left"):
+        prepare_file(tmp_path / "empty.xyz", out)
+    assert out.read_bytes() == before
+
+
+def test_sdf_xyz_and_npz_give_the_same_molecules(tmp_path):
+    """40 packaged molecules through three formats: bonds from the file, from coordinates, from arrays."""
+    source = packaged_qm9().subset(np.arange(40))
+    with Chem.SDWriter(str(tmp_path / "a.sdf")) as writer:
+        for k in range(40):
+            writer.write(assemble(source.record(k)))
+    frames = []
+    for k in range(40):
+        record = source.record(k)
+        atoms = [f"{SYMBOLS[z]} {x:.6f} {y:.6f} {w:.6f}" for z, (x, y, w) in zip(record.numbers, record.pos)]
+        frames.append("\n".join([str(len(record)), f'name="{k}" charge=0', *atoms]))
+    (tmp_path / "a.xyz").write_text("\n".join(frames) + "\n")
+    source.save(tmp_path / "a.npz")
+    for suffix, methods in (("sdf", {"file": 40}), ("npz", {"file": 40}), ("xyz", None)):
+        report = prepare_file(tmp_path / f"a.{suffix}", tmp_path / f"{suffix}.npz")
+        assert report.kept == 40
+        assert methods is None or report.methods == methods
+        found = MoleculeDataset.from_npz(tmp_path / f"{suffix}.npz")
+        assert found.smiles == source.smiles
+        assert np.bincount(found.split).tolist() == [32, 4, 4]
+        if methods is not None:
+            assert np.array_equal(found.bonds, source.bonds)
+    implicit = prepare_file(tmp_path / "a.sdf", tmp_path / "implicit.npz", hydrogens="implicit", max_atoms=None)
+    assert implicit.kept == 40
+    heavy = MoleculeDataset.from_npz(tmp_path / "implicit.npz")
+    assert np.array_equal(heavy.bonds, source.without_hydrogens().bonds)
+    assert not heavy.explicit_h
+
+
+def test_xyz_comment_gives_the_charge(tmp_path):
+    ammonium = embedded("[NH4+]")
+    atoms = [f"{SYMBOLS[z]} {x} {y} {w}" for z, (x, y, w) in zip(ammonium.numbers, ammonium.pos)]
+    (tmp_path / "a.xyz").write_text("\n".join(["5", "total_charge=+1", *atoms, "5", "", *atoms]))
+    assert [raw.charge for raw in read_xyz(tmp_path / "a.xyz")] == [1, 0]
+    report = prepare_file(tmp_path / "a.xyz", tmp_path / "out.npz", fractions=(1.0, 0.0, 0.0))
+    assert (report.kept, report.reasons) == (1, {"perception": 1})
+
+
+def test_aromatic_bonds_on_request_and_kekulised_by_default(tmp_path):
+    pyridine = record_of(Chem.AddHs(Chem.MolFromSmiles("c1ccncc1")))
+    kekulised = embedded("c1ccncc1")
+    aromatic = MoleculeRecord(pyridine.numbers, pyridine.formal_charge, pyridine.bonds, kekulised.pos)
+    assert np.bincount(aromatic.bonds[np.triu_indices(11, 1)]).tolist() == [44, 5, 0, 0, 6]
+    MoleculeDataset.from_records([aromatic]).save(tmp_path / "a.npz")
+    for flag, expected in ((True, [0, 5, 0, 0, 6]), (False, [0, 8, 3])):
+        prepare_file(tmp_path / "a.npz", tmp_path / "out.npz", aromatic=flag, fractions=(1.0, 0.0, 0.0))
+        dataset = MoleculeDataset.from_npz(tmp_path / "out.npz")
+        assert np.bincount(dataset.bonds[:, 2]).tolist() == expected
+        assert dataset.smiles == ["c1ccncc1"]
+
+
+def raw_of(record, **kwargs):
+    return RawMolecule(0, record.numbers, record.pos, record=record, **kwargs)
+
+
+def faulty():
+    """One raw molecule for each reason, with the rules that catch it."""
+    ethane, bare = embedded("CC"), embedded("CC").take([0, 1])
+    two = MoleculeRecord(
+        np.tile(embedded("C").numbers, 2),
+        np.zeros(10),
+        np.kron(np.eye(2, dtype=int), embedded("C").bonds),
+        np.concatenate([embedded("C").pos, embedded("C").pos + 9]),
+    )
+    stretched = MoleculeRecord(ethane.numbers, ethane.formal_charge, ethane.bonds, ethane.pos * 1.5)
+    water = np.array([[0, 4, 4], [4, 0, 0], [4, 0, 0]])
+    aromatic_water = MoleculeRecord(np.array([8, 1, 1]), np.zeros(3), water, np.eye(3))
+    open_shell = MoleculeRecord(bare.numbers, bare.formal_charge, bare.bonds, bare.pos, explicit_h=False)
+    nothing = RawMolecule(0, np.zeros(0, dtype=int), np.zeros((0, 3)))
+    smiles = {"numbers": ethane.numbers, "pos": ethane.pos}
+    loose = ethane.pos.copy()
+    loose[-1] += 5
+    return [
+        ("parse", nothing, CleaningRules()),
+        ("element", raw_of(embedded("CF")), CleaningRules(elements=("H", "C", "N", "O"))),
+        ("element", RawMolecule(0, np.array([0]), np.zeros((1, 3))), CleaningRules()),
+        ("too_large", raw_of(ethane), CleaningRules(max_atoms=7)),
+        ("element_order", RawMolecule(0, **smiles, smiles="CO"), CleaningRules()),
+        ("bond_length", RawMolecule(0, ethane.numbers, ethane.pos * 1.4, smiles="CC"), CleaningRules()),
+        ("loose_hydrogen", RawMolecule(0, ethane.numbers, loose, smiles="CC"), CleaningRules()),
+        ("hydrogen_count", RawMolecule(0, **smiles, smiles="C=C"), CleaningRules()),
+        ("perception", RawMolecule(0, **smiles, charge=3), CleaningRules()),
+        ("implicit_h", raw_of(open_shell), CleaningRules()),
+        ("valence", raw_of(bare), CleaningRules()),
+        ("fragments", raw_of(two), CleaningRules()),
+        ("sanitize", raw_of(aromatic_water), CleaningRules()),
+        ("geometry", raw_of(stretched), CleaningRules(band=0.40)),
+    ]
+
+
+def test_every_reason_is_reached_and_counted():
+    good = raw_of(embedded("CO"))
+    for reason, raw, rules in faulty():
+        dataset, report = clean([good, raw], rules)
+        assert report.reasons == {reason: 1}, reason
+        assert (report.total, report.kept, len(dataset)) == (2, 1, 1)
+        assert report.dropped[0][1] == reason
+        assert report.dropped[0][2]
+
+
+def test_processes_give_the_same_as_one(monkeypatch):
+    monkeypatch.setattr("molecules.data.cleaning._CHUNK", 50)
+    monkeypatch.setattr("molecules.data.cleaning._SMALL", 100)
+    source = packaged_qm9().subset(np.arange(240))
+    raw = [raw_of(source.record(k), split=k % 3) for k in range(240)]
+    raw[17] = RawMolecule(17, np.zeros(0, dtype=int), np.zeros((0, 3)), split=0)
+    alone, first = clean(raw, CleaningRules(), workers=1)
+    together, second = clean(raw, CleaningRules(), workers=2)
+    assert first == second
+    assert first.reasons == {"parse": 1}
+    for name in ("sizes", "numbers", "formal_charge", "positions", "bonds", "ids", "split"):
+        assert np.array_equal(getattr(alone, name), getattr(together, name))
+    assert alone.smiles == together.smiles
+    assert together.split.tolist() == [k % 3 for k in range(240) if k != 17]
+
+
+def test_packaged_subset_is_reproduced_from_its_source(tmp_path):
+    report = prepare_qm9(data_file("qm9/qm9_train_2k.npz"), tmp_path / "out.npz")
+    assert report.methods == {"order": 2_000}
+    found, packaged = MoleculeDataset.from_npz(tmp_path / "out.npz"), packaged_qm9()
+    for name in ("ids", "sizes", "numbers", "formal_charge", "positions", "bonds", "split"):
+        assert np.array_equal(getattr(found, name), getattr(packaged, name))
+    assert (found.smiles, found.meta) == (packaged.smiles, packaged.meta)
+
+
+# The full set
+
+ALL_SIZES = (
+    "3:2 4:4 5:4 6:11 7:18 8:57 9:140 10:390 11:889 12:1935 13:3682 14:6405 15:9973 16:13659 17:16892 18:17387 "
+    "19:18117 20:12386 21:13151 22:4426 23:6354 24:711 25:1923 26:59 27:356 29:35"
+)
+TRAIN_HEAVY_SIZES = "1:2 2:5 3:7 4:25 5:90 6:470 7:2372 8:13395 9:82045"
+FACTS = {  # part: atoms H C N O F; bonds; the same of heavy atoms; share of charge +1; std explicit, implicit; SMILES
+    "train": [
+        (0.514066, 0.352470, 0.055521, 0.077943),
+        (0.882161, 0.109551, 0.006518, 0.001769),
+        (0.725345, 0.114256, 0.160399),
+        (0.726071, 0.235647, 0.030109, 0.008173),
+        (2.453e-4, 5.049e-4),
+        (1.39835, 1.14400),
+        98_377,
+    ],
+    "valid": [
+        (0.514277, 0.353618, 0.054553, 0.077552),
+        (0.882218, 0.109515, 0.006435, 0.001832),
+        (0.728024, 0.112313, 0.159663),
+        (0.726035, 0.235744, 0.029752, 0.008469),
+        (2.465e-4, 5.075e-4),
+        (1.40007, 1.14498),
+        17_469,
+    ],
+    "test": [
+        (0.512318, 0.352370, 0.056371, 0.077534, 0.001407),
+        (0.881911, 0.109645, 0.006666, 0.001778),
+        (0.722539, 0.115590, 0.158985, 0.002886),
+        (0.726405, 0.234826, 0.030605, 0.008164),
+        (2.671e-4, 5.477e-4),
+        (1.39892, 1.14419),
+        13_083,
+    ],
+}
+
+
+def histogram(text):
+    return {int(size): int(count) for size, count in (item.split(":") for item in text.split())}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    """QM9 prepared now, with its report."""
+    data_file("qm9/qm9_geometries.npz")
+    out = tmp_path_factory.mktemp("qm9") / "qm9.npz"
+    report = prepare_qm9(None, out)
+    return report, MoleculeDataset.from_npz(out)
+
+
+@pytest.mark.slow
+def test_full_set_counts(full):
+    report, dataset = full
+    assert (report.total, report.kept) == (128_968, 128_966)
+    assert report.splits == {"train": 98_411, "valid": 17_472, "test": 13_083}
+    assert report.methods == {"order": 128_961, "isomorphism": 5}
+    assert [row[:2] for row in report.dropped] == [(133_857, "bond_length"), (133_859, "bond_length")]
+    spec = MoleculeSpec.from_dataset(dataset)
+    assert spec.sizes == histogram(ALL_SIZES)
+    assert spec.valences == {
+        "H": {0: {1: 1.0}},
+        "C": {-1: {3: 1.0}, 0: {4: 1.0}},
+        "N": {-1: {2: 1.0}, 0: {3: 1.0}, 1: {4: 1.0}},
+        "O": {-1: {1: 1.0}, 0: {2: 1.0}},
+        "F": {0: {1: 1.0}},
+    }
+    charged = dict.fromkeys(((6, -1), (7, -1), (7, 1), (8, -1)), 0)
+    for z, c in charged:
+        charged[z, c] = int(((dataset.numbers == z) & (dataset.formal_charge == c)).sum())
+    assert charged == {(6, -1): 97, (7, -1): 72, (7, 1): 578, (8, -1): 409}
+    assert len(set(dataset.smiles)) == 128_902
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", list(FACTS))
+def test_full_set_marginals(full, part):
+    dataset = full[1].subset(part)
+    atoms, bonds, heavy_atoms, heavy_bonds, charges, std, distinct = FACTS[part]
+    explicit, implicit = (MoleculeSpec.from_dataset(d) for d in (dataset, dataset.without_hydrogens()))
+    assert explicit.atom_marginal == pytest.approx(atoms, abs=6e-7)
+    assert explicit.bond_marginal == pytest.approx(bonds, abs=6e-7)
+    assert implicit.atom_marginal == pytest.approx(heavy_atoms, abs=6e-7)
+    assert implicit.bond_marginal == pytest.approx(heavy_bonds, abs=6e-7)
+    for spec, share in zip((explicit, implicit), charges):
+        assert (spec.charge_marginal[0], spec.charge_marginal[2]) == pytest.approx((share, share), abs=6e-8)
+    assert (explicit.pos_std, implicit.pos_std) == pytest.approx(std, abs=6e-6)
+    assert len(set(dataset.smiles)) == distinct
+    if part == "train":
+        assert implicit.sizes == histogram(TRAIN_HEAVY_SIZES)
+
+
+@pytest.mark.slow
+def test_five_molecules_of_the_full_set_have_another_numbering(full):
+    """Their SMILES is still that of the GDB; id 24 also has its hydrogen before the nitrogen."""
+    dataset = full[1]
+    with gzip.open(Path(os.environ["SCIDIFF_DATA"]) / "molecules/qm9/qm9_smiles_by_gdb_id.smi.gz", "rt") as file:
+        smiles = file.read().split()
+    for gdb_id in (23, 24, 486, 52_466, 59_818):
+        record = dataset.record(int(np.flatnonzero(dataset.ids == gdb_id)[0]))
+        assert judge(record).smiles == Chem.MolToSmiles(Chem.MolFromSmiles(smiles[gdb_id - 1]))
