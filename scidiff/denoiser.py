@@ -247,7 +247,12 @@ class Denoiser(Configurable, nn.Module):
 
     Raises:
         ValueError: If a prediction is unknown or a component is missing.
+
+    Attributes:
+        evaluations: Network calls of one prediction; more than 1 under some guidances.
     """
+
+    evaluations: int = 1
 
     def __init__(
         self,

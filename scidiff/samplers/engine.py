@@ -185,7 +185,7 @@ class _Loop:
         prediction = self.den(self.process.join(state), time, cond=cond, x_1=self.x_1)
         if self.den.self_conditioning:
             self.self_cond = prediction.x0
-        self.nfe += 1
+        self.nfe += self.den.evaluations
         return prediction
 
     def advance(

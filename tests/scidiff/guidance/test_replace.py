@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from scidiff import VPSDE, Categorical, Denoiser, NoiseSource, Process, Symmetric, ZeroMean, sample
+from scidiff.guidance import Observation, Replace
+
+MASK = torch.tensor([[True, False, True]])
+
+
+def denoiser(process):
+    return Denoiser(lambda x, t, cond: 0.5 * x, process)
+
+
+def test_known_entries_are_forward_draws_then_exact():
+    """20 steps: in the last 2 states known entries equal y; before, alpha y + sigma eps with the drawn eps."""
+    process = Process(VPSDE())
+    y = torch.tensor([[0.3, torch.nan, -0.4]], dtype=torch.float64)
+    start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x, info = sample(denoiser(process), start, steps=20, guidance=Replace(Observation(MASK, y=y)), save="all")
+    assert (x[:, [0, 2]] == y[:, [0, 2]]).all()
+    for i, state in enumerate(info.path[1:]):
+        t = info.grid[i + 1]
+        drawn = VPSDE().alpha(t) * y + VPSDE().sigma(t) * info.noise[i]
+        expected = y.expand(5, 3) if i >= 18 else drawn
+        torch.testing.assert_close(state[:, [0, 2]], expected[:, [0, 2]], rtol=0, atol=1e-15)
+
+
+def test_free_entries_follow_the_solver():
+    """With a separable denoiser the free entry is the one of the unguided run."""
+    start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    den = denoiser(Process(VPSDE()))
+    guided = sample(den, start, steps=6, guidance=Replace(Observation(MASK, y=torch.zeros(1, 3))))
+    torch.testing.assert_close(guided[:, 1], sample(den, start, steps=6)[:, 1], rtol=0, atol=0)
+
+
+def test_classes_and_symmetric_pairs_of_a_system():
+    """Known classes at the end are the given ones; a known pair is set in both triangles."""
+    process = Process(
+        {
+            "adj": (VPSDE(), Symmetric()),
+            "z": Categorical([0.2, 0.3, 0.5]),
+            "bond": Categorical([0.5, 0.5], space=Symmetric()),
+        }
+    )
+
+    def network(x_t, t, cond):
+        logits = torch.zeros(*x_t["z"].shape, 3), torch.zeros(*x_t["bond"].shape, 2)
+        return {"adj": 0.5 * x_t["adj"], "z": logits[0], "bond": logits[1]}
+
+    pair = torch.zeros(1, 4, 4, dtype=torch.bool)
+    pair[0, 1, 2] = pair[0, 2, 1] = True
+    site = torch.tensor([[True, False, False, True]])
+    guide = Replace(
+        [
+            Observation(pair, y=torch.full((1, 4, 4), 0.9), component="adj"),
+            Observation(site, y=torch.tensor([[2, 0, 0, 1]]), component="z"),
+            Observation(pair, y=pair.long(), component="bond"),
+        ]
+    )
+    shapes = {"adj": (6, 4, 4), "z": (6, 4), "bond": (6, 4, 4)}
+    x = sample(Denoiser(network, process), shapes, steps=5, guidance=guide, solver_options={"final_denoise": True})
+    assert (x["adj"][:, 1, 2] == 0.9).all()
+    assert (x["adj"] == x["adj"].mT).all()
+    assert (x["z"][:, 0] == 2).all()
+    assert (x["z"][:, 3] == 1).all()
+    assert (x["bond"][:, 1, 2] == 1).all()
+    assert (x["bond"] == x["bond"].mT).all()
+
+
+def test_known_classes_are_forward_draws_on_the_way():
+    """At kappa(t) = 1 - t the share of kept classes is kappa + (1 - kappa) p within 4 standard errors, n = 4000."""
+    process = Process({"z": Categorical([0.2, 0.3, 0.5])})
+    den = Denoiser(lambda x, t, cond: {"z": torch.zeros(*x["z"].shape, 3)}, process)
+    guide = Replace(Observation(torch.ones(1, 40, dtype=torch.bool), y=torch.zeros(1, 40), component="z"))
+    state = {"z": torch.full((100, 40), 2)}
+    guided = guide.wrap(den)
+    guided(state, torch.full((100,), 0.5))
+    x = guide.constrain(state, torch.tensor(0.4, dtype=torch.float64), NoiseSource(0, 100))
+    share = (x["z"] == 0).double().mean()
+    expected = 0.6 + 0.4 * 0.2
+    assert abs(share - expected) < 4 * (expected * (1 - expected) / 4000) ** 0.5
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_fragment_keeps_its_shape_on_a_zero_mean_space(rotate):
+    """Distances within the known part are those of y, the mean is zero; padding stays out."""
+    process = Process(VPSDE(), space=ZeroMean())
+    generator = torch.Generator().manual_seed(0)
+    fragment = torch.randn(1, 6, 3, generator=generator, dtype=torch.float64) + 5.0
+    known = torch.tensor([[True, True, True, False, False, False]])
+    node_mask = torch.ones(4, 6, dtype=torch.bool)
+    node_mask[1, 5] = False
+    start = process.project(torch.randn(4, 6, 3, generator=generator, dtype=torch.float64), {"node_mask": node_mask})
+    guide = Replace(Observation(known, y=fragment), rotate=rotate)
+    x = sample(denoiser(process), start, steps=8, cond={"node_mask": node_mask}, guidance=guide)
+    torch.testing.assert_close(torch.cdist(x[:, :3], x[:, :3])[2], torch.cdist(fragment[:, :3], fragment[:, :3])[0])
+    assert x.sum(1).abs().max() < 1e-12
+    assert (x[1, 5] == 0).all()
+
+
+def test_noise_of_a_sample_does_not_depend_on_the_batch():
+    den = denoiser(Process(VPSDE()))
+    guide = Replace(Observation(MASK, y=torch.ones(1, 3)))
+    both = sample(den, (2, 3), steps=5, seed=[7, 8], guidance=guide, save="all")[1].path[3]
+    alone = sample(den, (1, 3), steps=5, seed=[8], guidance=guide, save="all")[1].path[3]
+    torch.testing.assert_close(both[1:], alone, rtol=0, atol=0)
+
+
+def test_options_are_checked():
+    with pytest.raises(ValueError, match="resample"):
+        Replace(Observation(MASK, y=torch.ones(1, 3)), resample=0)
+    with pytest.raises(ValueError, match="bool mask"):
+        Replace(Observation(torch.eye(3), y=torch.ones(1, 3))).wrap(denoiser(Process(VPSDE())))
