@@ -5,12 +5,13 @@ grad_x log p(y | x_t) the guided prediction is
 
     x0_guided = x0 + (sigma^2/alpha) S g,        S = A A^T,
 
-where eps = A z is the component's unit noise written with independent normal numbers z: the identity on a free space, the
-projection on a zero-mean space, pairs counted twice on symmetric matrices, L L^T for a correlated law. So every solver
-works unchanged and the state stays in its space.
+where eps = A z is the component's unit noise written with independent normal numbers z: the identity on a free space,
+the projection on a zero-mean space, pairs counted twice on symmetric matrices, L L^T for a correlated law. So every
+solver works unchanged and the state stays in its space.
 
-Objects given to ``sample(..., guidance=[a, b])`` are nested, ``b.wrap(a.wrap(den))``: b guides the model that a defines,
-derivatives of a included. `Sum` instead adds the corrections of its terms, all taken at the same unguided prediction.
+Objects given to ``sample(..., guidance=[a, b])`` are nested, ``b.wrap(a.wrap(den))``: b guides the model that a
+defines, derivatives of a included. `Sum` instead adds the corrections of its terms, all taken at the same unguided
+prediction.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from torch import Tensor
 from scidiff.denoiser import Denoiser, Part, Prediction
 from scidiff.noise import NoiseSource
 from scidiff.process import Component, State, Times
+from scidiff.samplers.passes import merge_passes
 from scidiff.schedules import expand_like
 
-__all__ = ["Guidance", "Guided", "Point", "Shift", "Sum", "gradients", "merge_passes", "require_gaussian", "variable"]
+__all__ = ["Guidance", "Guided", "Point", "Shift", "Sum", "gradients", "require_gaussian", "variable"]
 
 Cond = Mapping[str, Any] | None
 Shift = dict[str, Tensor]
@@ -49,7 +51,7 @@ class Guidance:
         self.check(den)
         return Guided(den, self)
 
-    def check(self, den: Denoiser) -> None:  # noqa: B027
+    def check(self, den: Denoiser) -> None:
         """Raise if this guidance does not apply to the process of ``den``."""
 
     def evaluations(self, base: int) -> int:
@@ -263,18 +265,6 @@ class Sum(Guidance):
         return merge_passes(self.terms, times)
 
 
-def merge_passes(items: Sequence[Any], times: Tensor) -> list[tuple[int, int]] | None:
-    """Passes over the grid asked for by any of ``items``; None if there are none.
-
-    Raises:
-        ValueError: If two items ask for different passes.
-    """
-    asked = [p for p in (item.passes(times) for item in items if hasattr(item, "passes")) if p is not None]
-    if any(p != asked[0] for p in asked):
-        raise ValueError("two guidances ask for different passes over the grid; give them the same jump and resample.")
-    return asked[0] if asked else None
-
-
 def require_gaussian(den: Denoiser, guidance: Guidance) -> None:
     """Refuse finite-D Student-t noise, where Tweedie's formulas are only approximate.
 
@@ -284,8 +274,8 @@ def require_gaussian(den: Denoiser, guidance: Guidance) -> None:
     for name, component in den.process.continuous.items():
         if not component.law.is_gaussian and not den.heuristic:
             raise ValueError(
-                f"{type(guidance).__name__} rests on Tweedie's formula, which is only approximate for component {name!r} "
-                f"with law {component.law!r}. Build the Denoiser with heuristic=True to use it all the same."
+                f"{type(guidance).__name__} rests on Tweedie's formula, which is only approximate for component "
+                f"{name!r} with law {component.law!r}. Build the Denoiser with heuristic=True to use it all the same."
             )
 
 

@@ -36,8 +36,8 @@ class ClassifierFree(Guidance):
     Raises:
         ValueError: If the interval is empty; when used, if ``cond`` has none of the keys.
 
-    References: Ho and Salimans 2022, "Classifier-free diffusion guidance"; Kynkaanniemi et al. 2024, "Applying guidance in
-    a limited interval".
+    References: Ho and Salimans 2022, "Classifier-free diffusion guidance"; Kynkaanniemi et al. 2024, "Applying guidance
+    in a limited interval".
     """
 
     def __init__(self, scale: float, interval: Interval = None, keys: Sequence[str] | None = None) -> None:

@@ -19,9 +19,9 @@ __all__ = ["DPS"]
 class DPS(Guidance):
     r"""x_s = step(x_t) - zeta/|r| grad_x |r|^2 with r = y - H(x0(x_t)); |r| is the norm over one sample.
 
-    The prediction is not changed: the gradient of the last evaluation moves the state after the step. One network call and
-    one backward pass. ``H`` may be non-linear. zeta is a length in the units of the state and has to be tuned to the number
-    of steps.
+    The prediction is not changed: the gradient of the last evaluation moves the state after the step. One network call
+    and one backward pass. ``H`` may be non-linear. zeta is a length in the units of the state and has to be tuned to
+    the number of steps.
 
     Args:
         observation: What was measured; ``noise_std`` is not used.

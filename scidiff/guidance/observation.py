@@ -19,9 +19,9 @@ class Observation:
     """What was measured: y = H x_0 + noise_std n, n standard normal.
 
     Args:
-        H: One of: a bool mask (B or 1, ...) over the leading axes of the state, True = observed; a matrix (m, n) acting on
-            the flattened state of n numbers; a callable, batch in and batch out. In a system without ``component`` the
-            callable gets the dict of continuous x_0.
+        H: One of: a bool mask (B or 1, ...) over the leading axes of the state, True = observed; a matrix (m, n) acting
+            on the flattened state of n numbers; a callable, batch in and batch out. In a system without ``component``
+            the callable gets the dict of continuous x_0.
         HT: Adjoint of a callable ``H``, u (B, ...) to a state; found by automatic differentiation if absent.
         y: Measured values (B or 1, ...): for a mask in the shape of the state (values where the mask is False are
             ignored and may be NaN), for a matrix (B or 1, m), else the shape of ``H(x)``.
@@ -113,7 +113,8 @@ class Observation:
         leading = zip(mask.shape, x.shape, strict=False)
         if mask.ndim > x.ndim or any(m not in (1, n) for m, n in leading):
             raise ValueError(
-                f"mask {tuple(mask.shape)} does not match the leading axes of the state {tuple(x.shape)}; axis 0 is the sample."
+                f"mask {tuple(mask.shape)} does not match the leading axes of the state {tuple(x.shape)}; "
+                "axis 0 is the sample."
             )
         return mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
 

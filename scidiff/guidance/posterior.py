@@ -20,7 +20,6 @@ from scidiff.guidance.base import Guidance, Point, Shift, require_gaussian
 from scidiff.guidance.krylov import conjugate_gradients, gmres
 from scidiff.guidance.observation import Observation
 from scidiff.process import Component
-from scidiff.schedules import expand_like
 
 __all__ = ["MomentMatching", "PseudoInverse"]
 
@@ -57,9 +56,9 @@ class _LinearObservation(Guidance):
 class MomentMatching(_LinearObservation):
     """Moment-matching posterior sampling: x0 = x0 + V H^T (R + H V H^T)^{-1} (y - H x0), V = Cov[x_0 | x_t].
 
-    Exact, x0 = E[x_0 | x_t, y], for Gaussian data and enough iterations. The linear system is solved by Krylov iterations
-    whose products V w = (sigma^2/alpha) S J^T w cost one backward pass each: one network call and ``cg_iters`` + 1
-    backward passes. For ``H`` linear.
+    Exact, x0 = E[x_0 | x_t, y], for Gaussian data and enough iterations. The linear system is solved by Krylov
+    iterations whose products V w = (sigma^2/alpha) S J^T w cost one backward pass each: one network call and
+    ``cg_iters`` + 1 backward passes. For ``H`` linear.
 
     Args:
         observation: What was measured.

@@ -1,8 +1,9 @@
-r"""Inpainting by replacement: known entries are set to a forward draw q(y at t) after every step, at the end to y itself.
+r"""Inpainting by replacement: known entries are set to a forward draw q(y at t) after every step, at the end to y
+itself.
 
-With ``resample`` > 1 the sampler goes over every stretch of ``jump`` steps several times and re-noises in between by the
-forward transition, which lets the free entries adapt to the known ones (RePaint). Categorical sites are replaced by forward
-draws of their classes.
+With ``resample`` > 1 the sampler goes over every stretch of ``jump`` steps several times and re-noises in between by
+the forward transition, which lets the free entries adapt to the known ones (RePaint). Categorical sites are replaced by
+forward draws of their classes.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ _HARD_SHARE = 0.1  # of the steps, at the end, in which known entries are set ex
 
 
 class Replace(Guidance):
-    """Replacement of known entries, with optional resampling. No extra network call a step; ``resample`` times the steps.
+    """Replacement of known entries, with optional resampling: no extra call a step, ``resample`` times the steps.
 
-    On a zero-mean space the known part is first moved to where the last prediction has it (only its shape is known there),
-    and with ``rotate=True`` also turned onto it, so that a fragment keeps its distances but not its place.
+    On a zero-mean space the known part is first moved to where the last prediction has it (only its shape is known
+    there), and with ``rotate=True`` also turned onto it, so that a fragment keeps its distances but not its place.
 
     Args:
         observations: One `Observation` with a mask and values, or one for each observed component of a system.

@@ -1,4 +1,4 @@
-r"""Observation self-guidance of time-series diffusion: the gradient of a misfit between the predicted end point and y."""
+r"""Observation self-guidance of time-series diffusion: the gradient of a misfit between predicted end point and y."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class SelfGuidance(Guidance):
     * ``"quantile"``: E = sum max(q e, (q - 1) e), one level q per sample (`quantile_levels`).
 
     ``parity="paper"`` shifts the prediction, x0 + (sigma^2/alpha) S g, for every solver: TSDiff's DDIM form. Scales of
-    TSDiff's DDPM sampler refer to ``parity="ddpm"``, which moves the state after each step to s by v_t g with the posterior
-    variance v_t = sigma_{t|s}^2 sigma_s^2/sigma_t^2. For ``"ancestral"`` that is the paper form times
-    alpha_{t|s} sigma_s^2/sigma_t^2. TSDiff takes its gradient at the stepped state, with a second evaluation; here it is
-    the one at x_t. Use ``"ddpm"`` with one-evaluation solvers.
+    TSDiff's DDPM sampler refer to ``parity="ddpm"``, which moves the state after each step to s by v_t g with the
+    posterior variance v_t = sigma_{t|s}^2 sigma_s^2/sigma_t^2. For ``"ancestral"`` that is the paper form times
+    alpha_{t|s} sigma_s^2/sigma_t^2. TSDiff takes its gradient at the stepped state, with a second evaluation; here it
+    is the one at x_t. Use ``"ddpm"`` with one-evaluation solvers.
 
-    One network call and one backward pass. Quantile guidance treats every number by itself, which is not equivariant under
-    rotations, so it is refused for components that were not flagged as time series.
+    One network call and one backward pass. Quantile guidance treats every number by itself, which is not equivariant
+    under rotations, so it is refused for components that were not flagged as time series.
 
     Args:
         observation: What was measured; ``noise_std`` is not used.
@@ -45,8 +45,8 @@ class SelfGuidance(Guidance):
     Raises:
         ValueError: If an option is unknown; when wrapping, if the observed component is not a time series (quantile).
 
-    References: Kollovieh et al. 2023, "Predict, refine, synthesize: self-guiding diffusion models for probabilistic time
-    series forecasting" (observation self-guidance).
+    References: Kollovieh et al. 2023, "Predict, refine, synthesize: self-guiding diffusion models for probabilistic
+    time series forecasting" (observation self-guidance).
     """
 
     needs_jacobian: ClassVar[bool] = True
@@ -78,8 +78,8 @@ class SelfGuidance(Guidance):
         name = self.observation.component
         if self.loss == "quantile" and den.process.is_system and name not in self.time_series:
             raise ValueError(
-                f"quantile guidance acts on each number by itself and breaks rotation symmetry; component {name!r} is not "
-                f"flagged as a time series. Pass time_series=({name!r},) if it is one, else use loss='ms'."
+                f"quantile guidance acts on each number by itself and breaks rotation symmetry; component {name!r} is "
+                f"not flagged as a time series. Pass time_series=({name!r},) if it is one, else use loss='ms'."
             )
         self._process, self._point, self._slopes = den.process, None, {}
 
@@ -131,7 +131,7 @@ def quantile_levels(batch_size: int, num_samples: int | None = None) -> Tensor:
     size = batch_size if num_samples is None else num_samples
     if size < 1 or batch_size % size:
         raise ValueError(
-            f"quantile guidance needs all samples of a window in one batch: batch size {batch_size} is not a multiple of "
-            f"num_samples={size}. Pass levels= for other arrangements."
+            f"quantile guidance needs all samples of a window in one batch: batch size {batch_size} is not a multiple "
+            f"of num_samples={size}. Pass levels= for other arrangements."
         )
     return (torch.arange(batch_size, dtype=torch.float64) % size + 1) / (size + 1)

@@ -16,6 +16,7 @@ from scidiff.noise import NoiseSource
 from scidiff.process import Process, State
 from scidiff.random import Seeds
 from scidiff.samplers.base import Plan, Solver, SolverLike, get_solver
+from scidiff.samplers.passes import merge_passes, plan_passes
 
 __all__ = ["SampleInfo", "StepInfo", "sample"]
 
@@ -82,7 +83,8 @@ def sample(
         seed: An int, or one int (or pair) per sample; the noise of a sample depends on its own seed only.
         cond: Masks and context for spaces and network.
         x_1: Known endpoints.
-        guidance: One object or a list with ``wrap(den)`` and optionally ``constrain(x, t, source)``.
+        guidance: One object or a list with ``wrap(den)`` and optionally ``constrain(x, t, source)`` and
+            ``passes(times)``; see `scidiff.guidance`.
         noise: Recorded noises for an exact replay, one entry a draw (``SampleInfo.noise`` of an earlier run).
         save: ``"last"`` returns the samples; ``"all"`` or an int k (every k-th step) returns ``(samples, SampleInfo)``
             with the path; ``"none"`` returns ``(samples, SampleInfo)`` without it.
@@ -99,13 +101,13 @@ def sample(
     run = {key: options.pop(key, default) for key, default in _ENGINE_OPTIONS.items()}
     _check_options(run, save)
     method = get_solver(solver, options)
-    wrapped, constraints = _guided(den, guidance)
+    wrapped, items = _guided(den, guidance)
     times = time_grid(den.process, grid, method.num_intervals(steps), run["grid_component"])
     if isinstance(grid, str) and grid == "edm" and not _ends_clean(den.process):
         if steps < 2:
             raise ValueError("grid 'edm' needs at least 2 steps for a schedule with sigma(0) > 0.")
         times, run["final_denoise"] = times[:-1], True  # the same evaluations, landing on x0 although sigma(0) > 0
-    plan = method.plan(den.process, times, heuristic=den.heuristic)
+    plan = plan_passes(method, den.process, times, merge_passes(items, times), heuristic=den.heuristic)
     _check_conversions(den, plan)
     like, is_shape = _like(den, init)
     state = den.process.split(like)
@@ -113,7 +115,7 @@ def sample(
     source = NoiseSource(seed, len(first), device=first.device, recorded=noise)
     if is_shape:
         state = den.process.split(den.process.prior(like, source, cond, x_1))
-    loop = _Loop(wrapped, method, plan.cast(_float_dtype(state), first.device), source, cond, x_1, run, constraints)
+    loop = _Loop(wrapped, method, plan.cast(_float_dtype(state), first.device), source, cond, x_1, run, items)
     return loop.run(state, times, save, progress, callback)
 
 
@@ -129,10 +131,11 @@ class _Loop:
         cond: Mapping[str, Any] | None,
         x_1: State | None,
         options: Mapping[str, Any],
-        constraints: Sequence[Callable[..., State]],
+        guidance: Sequence[Any],
     ) -> None:
         self.den, self.method, self.plan, self.source = den, method, plan, source
-        self.cond, self.options, self.constraints = cond, options, constraints
+        self.cond, self.options = cond, options
+        self.constraints = [item.constrain for item in guidance if hasattr(item, "constrain")]
         self.process: Process = den.process
         self.x_1, self.ends = x_1, self.process.split(x_1)
         self.nfe = 0
@@ -224,7 +227,7 @@ class _Loop:
         """Where categorical components go with row ``i``: to the time of an evaluation that follows, or the end."""
         rows = self.plan.rows
         is_end = i + 1 == len(rows)
-        if not self.process.discrete or not (is_end or rows[i + 1].evaluate):
+        if not self.process.discrete or not (is_end or rows[i + 1].evaluate or rows[i + 1].is_jump):
             return None
         target = rows[i].s if is_end else rows[i + 1].t
         return target if bool((target != self.classes_at).any()) else None
@@ -315,11 +318,12 @@ def _ends_clean(process: Process) -> bool:
     return all(float(c.schedule.sigma(zero)) == 0 for c in process.continuous.values())
 
 
-def _guided(den: Denoiser, guidance: Any) -> tuple[Denoiser, list[Callable[..., State]]]:
+def _guided(den: Denoiser, guidance: Any) -> tuple[Denoiser, list[Any]]:
+    """The denoiser wrapped by every guidance in turn, and their list."""
     items = [] if guidance is None else list(guidance) if isinstance(guidance, list | tuple) else [guidance]
     for item in items:
         den = item.wrap(den)
-    return den, [item.constrain for item in items if hasattr(item, "constrain")]
+    return den, items
 
 
 def _like(den: Denoiser, init: Any) -> tuple[State, bool]:

@@ -37,6 +37,7 @@ class Row:
         is_last: Whether the row completes its grid interval.
         is_start: Whether the row is a first-order step in x0 whatever the solver combines (set by `Solver.plan`).
         corrects: Whether the row is a Langevin correction, whose step size follows from the norms of noise and score.
+        is_jump: Whether the row re-noises a finished state (resampling), so that classes move down to its start and up.
     """
 
     t: Tensor
@@ -47,6 +48,7 @@ class Row:
     is_last: bool = True
     is_start: bool = False
     corrects: bool = False
+    is_jump: bool = False
 
 
 class Curve:

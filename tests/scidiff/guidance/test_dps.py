@@ -1,3 +1,5 @@
+import itertools
+
 import torch
 
 from scidiff import VPSDE, Denoiser, Process, sample
@@ -15,7 +17,7 @@ def test_step_by_hand():
     guide = DPS(Observation(lambda x0: x0.sin(), y=y), zeta=zeta)  # H need not be linear
     guided = sample(den, start, solver="ddim", grid=GRID, guidance=guide)
     x = start
-    for t, s in zip(GRID[:-1], GRID[1:], strict=True):
+    for t, s in itertools.pairwise(GRID):
         x0 = a * x
         eps = (x - schedule.alpha(t) * x0) / schedule.sigma(t)
         r = y - x0.sin()

@@ -18,7 +18,7 @@ def selection(observed, size):
 
 @pytest.mark.parametrize("schedule", [VPSDE(), EDM(0.01, 10.0), Linear()], ids=repr)
 def test_moment_matching_is_exact_on_a_gaussian(schedule):
-    """E[x_0 | x_t, y] of the joint Gaussian. 4 observed numbers: CG ends after 4 products; condition number below 1e3."""
+    """E[x_0 | x_t, y] of the joint Gaussian. 4 observed numbers: CG ends after 4 products; condition below 1e3."""
     data = GaussianData.random(Process(schedule), {"": (6,)})
     x_0, x_t = data.draw(4, TIMES)
     H = selection([0, 2, 3, 5], 6)
@@ -125,7 +125,7 @@ def test_pseudo_inverse_against_dense_algebra(kind):
 
 
 def test_small_noise_meets_the_floor():
-    """R is max(noise_std, floor, sigma(t_min)/alpha(t_min))^2: VPSDE has .0105 at t_min = 1e-3, below the floor of .02."""
+    """R = max(noise_std, floor, sigma(t_min)/alpha(t_min))^2: VPSDE has .0105 at t_min = 1e-3, below the floor."""
     data = GaussianData.random(Process(VPSDE()), {"": (3,)})
     x_0, x_t = data.draw(4, TIMES)
     H = selection([0], 3)
