@@ -171,16 +171,16 @@ class DiffusionModule(Configurable, pl.LightningModule):
 
     # Validation by time bin
 
-    def on_validation_epoch_start(self) -> None:  # noqa: D102
+    def on_validation_epoch_start(self) -> None:
         self._bins = torch.zeros(2, self.time_bins, device=self.device)
 
-    def on_validation_epoch_end(self) -> None:  # noqa: D102
+    def on_validation_epoch_end(self) -> None:
         self._log_bins("val")
 
-    def on_test_epoch_start(self) -> None:  # noqa: D102
+    def on_test_epoch_start(self) -> None:
         self._bins = torch.zeros(2, self.time_bins, device=self.device)
 
-    def on_test_epoch_end(self) -> None:  # noqa: D102
+    def on_test_epoch_end(self) -> None:
         self._log_bins("test")
 
     def _log_bins(self, stage: str) -> None:
@@ -242,7 +242,7 @@ class DiffusionModule(Configurable, pl.LightningModule):
         if self.use_compile and stage == "fit":
             self._compiled_forward = torch.compile(self.denoiser.network.forward)
 
-    def teardown(self, stage: str) -> None:  # noqa: D102
+    def teardown(self, stage: str) -> None:
         self._compiled_forward = None
 
     @contextmanager

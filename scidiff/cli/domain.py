@@ -110,12 +110,10 @@ def load_target(target: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _entries() -> dict[str, str]:
-    """Entry points; in a source tree that is not installed, the built-in domains that have a ``cli`` module."""
-    entries = {point.name: point.value for point in metadata.entry_points(group=GROUP)}
-    for name in BUILT_IN:
-        if name not in entries and find_spec(name) is not None and find_spec(f"{name}.cli") is not None:
-            entries[name] = f"{name}.cli"
-    return entries
+    """Entry points, and the built-in domains even where the source tree is not installed."""
+    built_in = {name: f"{name}.cli" for name in BUILT_IN if find_spec(name) and find_spec(f"{name}.cli")}
+    installed = {point.name: point.value for point in metadata.entry_points(group=GROUP)}
+    return built_in | {name: value for name, value in installed.items() if name not in BUILT_IN}
 
 
 def _rank(name: str) -> tuple[int, str]:

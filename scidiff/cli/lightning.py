@@ -18,8 +18,8 @@ from typing import Any
 
 import jsonargparse
 import pytorch_lightning as pl
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # pyright: ignore[reportPrivateImportUsage]
 
 from scidiff import assets
 from scidiff.cli.domain import Domain, load_target
@@ -29,7 +29,7 @@ from scidiff.cli.output import note, pairs, write
 from scidiff.files import atomic_path
 from scidiff.training import DiffusionModule
 
-__all__ = ["run_lightning"]
+__all__ = ["DomainCLI", "build_cli", "run_lightning"]
 
 _LOGGERS = ("pytorch_lightning", "lightning_fabric")
 
@@ -49,7 +49,7 @@ def run_lightning(domain: Domain, verb: str, arguments: list[str]) -> int:
     for name in _LOGGERS:  # these libraries set their level when imported
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    cli = _build(domain, verb, _with_config_paths(domain.name, arguments))
+    cli = build_cli(domain, verb, _with_config_paths(domain.name, arguments))
     out = _as_path(cli.config.get("out"))
     check_outputs(out, suffixes=(".safetensors",) if verb == "fit" else (".json",))
     ckpt = _as_path(cli.config.get("ckpt_path"))
@@ -62,7 +62,9 @@ def run_lightning(domain: Domain, verb: str, arguments: list[str]) -> int:
     return 0
 
 
-class _CLI(LightningCLI):
+class DomainCLI(LightningCLI):
+    """LightningCLI without subcommands, with ``--ckpt_path`` and ``--out``."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="Lightning .ckpt to resume or evaluate.")
         text = "User checkpoint (.safetensors) of 'fit', or metrics (.json) of 'validate' and 'test'."
@@ -72,9 +74,19 @@ class _CLI(LightningCLI):
         self.config = parser.parse_args(args)
 
 
-def _build(domain: Domain, verb: str, arguments: list[str]) -> _CLI:
+def build_cli(domain: Domain, verb: str, arguments: list[str]) -> DomainCLI:
+    """Parse options and configurations, build model, data and trainer; nothing runs yet.
+
+    Args:
+        domain: The domain, for names.
+        verb: ``fit``, ``validate`` or ``test``; only ``fit`` saves its configuration.
+        arguments: Options, with configurations as paths.
+
+    Raises:
+        UserError: If an option or configuration is wrong.
+    """
     try:
-        return _CLI(
+        return DomainCLI(
             DiffusionModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
@@ -93,7 +105,7 @@ def _build(domain: Domain, verb: str, arguments: list[str]) -> _CLI:
         raise UserError(_sentence(str(error), domain, verb)) from error
 
 
-def _fit(domain: Domain, cli: _CLI, ckpt: Path | None, out: Path | None) -> None:
+def _fit(domain: Domain, cli: DomainCLI, ckpt: Path | None, out: Path | None) -> None:
     start = time.perf_counter()
     with redirect_stdout(sys.stderr):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt, weights_only=True if ckpt else None)
@@ -112,7 +124,7 @@ def _fit(domain: Domain, cli: _CLI, ckpt: Path | None, out: Path | None) -> None
         write(pairs({**facts, **metrics}))
 
 
-def _evaluate(verb: str, cli: _CLI, ckpt: Path | None, out: Path | None) -> None:
+def _evaluate(verb: str, cli: DomainCLI, ckpt: Path | None, out: Path | None) -> None:
     if ckpt is None:
         note(f"scidiff: {verb} without --ckpt_path evaluates freshly initialised weights.")
     run = cli.trainer.validate if verb == "validate" else cli.trainer.test

@@ -1,0 +1,74 @@
+"""Sample objects for the round-trip test of tests/test_architecture.py: one entry a public `Configurable` class.
+
+Only classes whose constructor has required arguments need an entry; others are built without arguments. An entry is a
+function without arguments, so that no domain is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scidiff.configurable import Configurable
+
+__all__ = ["SAMPLES", "ToyNetwork"]
+
+
+class ToyNetwork(Configurable, nn.Module):
+    """x -> W x, for objects that contain a network."""
+
+    def __init__(self, width: int = 2) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(width))
+
+    def forward(self, x: Tensor, t: Tensor, cond: dict) -> Tensor:
+        return x @ self.weight
+
+
+def _make(class_path: str, *args: Any, **kwargs: Any) -> Callable[[], Any]:
+    module, _, name = class_path.rpartition(".")
+
+    def build() -> Any:
+        named = {key: _made(value) for key, value in kwargs.items()}
+        return getattr(import_module(module), name)(*_made(args), **named)
+
+    return build
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_made(item) for item in value)
+    return value() if callable(value) else value
+
+
+_VPSDE = _make("scidiff.schedules.VPSDE", 0.2, 15.0)
+_PROCESS = _make("scidiff.process.Process", _VPSDE)
+_SPEC = _make(
+    "molecules.data.spec.MoleculeSpec",
+    elements=("C", "O"),
+    charges=(0, 1),
+    explicit_h=False,
+    aromatic=False,
+    sizes={3: 5, 4: 7},
+    atom_marginal=(0.75, 0.25),
+    charge_marginal=(0.9, 0.1),
+    charge_given_atom=((0.9, 0.1), (0.9, 0.1)),
+    bond_marginal=(0.5, 0.4, 0.1, 0.0),
+    pos_std=1.5,
+    valences={"C": {0: {4: 1.0}}, "O": {0: {2: 1.0}}},
+)
+
+SAMPLES: dict[str, Callable[[], Any]] = {
+    "molecules.data.datamodule.MoleculeDataModule": _make("molecules.data.datamodule.MoleculeDataModule", "some.npz"),
+    "molecules.data.spec.MoleculeSpec": _SPEC,
+    "scidiff.denoiser.Denoiser": _make("scidiff.denoiser.Denoiser", ToyNetwork, _PROCESS, prediction="eps"),
+    "scidiff.discrete.Categorical": _make("scidiff.discrete.Categorical", [0.25, 0.75]),
+    "scidiff.noise.Compose": _make("scidiff.noise.Compose", [_make("scidiff.noise.ZeroMean")]),
+    "scidiff.process.Component": _make("scidiff.process.Component", _VPSDE),
+    "scidiff.process.Process": _PROCESS,
+    "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
+}
