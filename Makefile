@@ -34,7 +34,7 @@ test-all: setup  ## all tests, the slow ones included
 	@$(TEST) -n $(WORKERS) -m "not gpu"
 
 check: setup  ## format, lint and types
-	@$(BIN)/ruff format --check --quiet . || { echo "not formatted; run: make format" >&2; $(BIN)/ruff format --check . | tail -20 >&2; exit 1; }
+	@$(BIN)/ruff format --check --output-format concise . || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/pyright --level error $(PACKAGES)
 
