@@ -107,7 +107,7 @@ class Categorical(Configurable):
         balance = (kappa_t + (1 - kappa_t) * prior) * probabilities + (1 - kappa_t) * prior * at_here
         off = (jump + eta * h * balance) * (1 - here)
         off = off / off.sum(-1, keepdim=True).clamp_min(1)
-        return off + here * (1 - off.sum(-1, keepdim=True))
+        return off + here * (1 - off.sum(-1, keepdim=True)).clamp_min(0)
 
     def forward_transition(self, z_s: Tensor, s: Tensor, t: Tensor, u: Tensor, cond: Any = None) -> Tensor:
         """Re-noise from s up to t: keep with probability kappa_t/kappa_s, else draw from the prior."""

@@ -47,7 +47,7 @@ def _named(schedule: Schedule, grid: str, steps: int) -> Tensor:
     if grid == "uniform":
         return torch.lerp(torch.ones_like(fraction), torch.full_like(fraction, schedule.t_min), fraction)
     if grid == "quadratic":
-        return (1 + fraction * (schedule.t_min**0.5 - 1)) ** 2
+        return torch.lerp(torch.ones_like(fraction), torch.full_like(fraction, schedule.t_min**0.5), fraction) ** 2
     if grid == "log":
         return torch.tensor(max(schedule.t_min, 0.01), dtype=torch.float64) ** fraction
     first = torch.tensor(1.0 if schedule.t_max >= 1 else schedule.t_max, dtype=torch.float64)

@@ -6,6 +6,7 @@ with probability kappa(t). All components of a system share one time unless a di
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -205,7 +206,7 @@ class Process(Configurable):
             schedule = component.keep if isinstance(component, Categorical) else component.schedule
             alpha, sigma = float(schedule.alpha(one)), float(schedule.sigma(one))
             ratio = alpha if isinstance(component, Categorical) else (alpha / max(sigma, 1e-12)) ** 2
-            if ratio > max_snr and (schedule.prior_std == 1 or alpha < 1) and sigma > 0:
+            if ratio > max_snr and (math.isclose(schedule.prior_std, 1) or alpha < 1) and sigma > 0:
                 warnings.warn(
                     f"component {name!r} keeps a signal-to-noise ratio of {ratio:.3g} at t = 1, so x_1 is not its prior.",
                     stacklevel=2,
