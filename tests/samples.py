@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scidiff.configurable import Configurable
 
-__all__ = ["SAMPLES", "ToyNetwork"]
+__all__ = ["NOT_DESCRIBED", "SAMPLES", "ToyNetwork"]
 
 
 class ToyNetwork(Configurable, nn.Module):
@@ -47,6 +47,7 @@ def _made(value: Any) -> Any:
 
 _VPSDE = _make("scidiff.schedules.VPSDE", 0.2, 15.0)
 _PROCESS = _make("scidiff.process.Process", _VPSDE)
+_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _PROCESS, prediction="eps")
 _SPEC = _make(
     "molecules.data.spec.MoleculeSpec",
     elements=("C", "O"),
@@ -65,7 +66,7 @@ _SPEC = _make(
 SAMPLES: dict[str, Callable[[], Any]] = {
     "molecules.data.datamodule.MoleculeDataModule": _make("molecules.data.datamodule.MoleculeDataModule", "some.npz"),
     "molecules.data.spec.MoleculeSpec": _SPEC,
-    "scidiff.denoiser.Denoiser": _make("scidiff.denoiser.Denoiser", ToyNetwork, _PROCESS, prediction="eps"),
+    "scidiff.denoiser.Denoiser": _DENOISER,
     "scidiff.discrete.Categorical": _make("scidiff.discrete.Categorical", [0.25, 0.75]),
     "scidiff.noise.Compose": _make("scidiff.noise.Compose", [_make("scidiff.noise.ZeroMean")]),
     "scidiff.oracles.DeltaOracle": _make("scidiff.oracles.DeltaOracle", [[0.0, 1.0], [2.0, 3.0]]),
@@ -74,4 +75,9 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "scidiff.process.Component": _make("scidiff.process.Component", _VPSDE),
     "scidiff.process.Process": _PROCESS,
     "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
+}
+
+# classes that inherit `Configurable` but live in memory only, with the reason
+NOT_DESCRIBED = {
+    "scidiff.guidance.base.Guided": "made by wrap(); a guidance may hold functions",
 }

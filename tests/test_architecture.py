@@ -17,7 +17,7 @@ import yaml
 from scidiff import configurable
 from scidiff.checkpoint import Pretrained, build, config_of, load, load_state, save, state_of
 from scidiff.configurable import Configurable
-from tests.samples import SAMPLES
+from tests.samples import NOT_DESCRIBED, SAMPLES
 
 ROOT = Path(__file__).parents[1]
 DOMAINS = ("molecules", "trajectories", "timeseries", "graphs")
@@ -179,7 +179,7 @@ def sample_of(path, cls):
 CLASSES = configurable_classes()
 
 
-@pytest.mark.parametrize("path", CLASSES)
+@pytest.mark.parametrize("path", sorted(set(CLASSES) - set(NOT_DESCRIBED)))
 def test_arguments_describe_the_object(path, tmp_path, monkeypatch):
     """Build, description, JSON, repr, and for modules the weights through a checkpoint file."""
     monkeypatch.setattr(configurable, "_CORE_PACKAGES", (*PACKAGES, "tests"))
@@ -200,4 +200,4 @@ def test_arguments_describe_the_object(path, tmp_path, monkeypatch):
 
 
 def test_samples_name_existing_classes():
-    assert set(SAMPLES) <= set(CLASSES)
+    assert set(SAMPLES) | set(NOT_DESCRIBED) <= set(CLASSES)

@@ -19,6 +19,16 @@ def test_atomic_path_replaces_only_on_success(tmp_path):
     assert os.listdir(tmp_path) == ["a.csv"]
 
 
+def test_a_reader_of_the_old_file_never_sees_a_mixture(tmp_path):
+    target = tmp_path / "a.csv"
+    target.write_text("old content")
+    with target.open() as reader:
+        with atomic_path(target) as temporary:
+            temporary.write_text("new")
+        assert reader.read() == "old content"
+    assert target.read_text() == "new"
+
+
 def test_atomic_path_keeps_the_old_file_when_the_body_fails(tmp_path):
     target = tmp_path / "a.csv"
     target.write_text("old")
