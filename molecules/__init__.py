@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from molecules.data import QM9, MoleculeDataModule, MoleculeDataset, MoleculeSpec
+    from molecules.diffusion import MoleculeDiffusion
 
-__all__ = ["QM9", "MoleculeDataModule", "MoleculeDataset", "MoleculeSpec"]
+__all__ = ["QM9", "MoleculeDataModule", "MoleculeDataset", "MoleculeDiffusion", "MoleculeSpec"]
 
 _HOMES = {
     "QM9": "molecules.data",
     "MoleculeDataModule": "molecules.data",
     "MoleculeDataset": "molecules.data",
+    "MoleculeDiffusion": "molecules.diffusion",
     "MoleculeSpec": "molecules.data",
 }
 

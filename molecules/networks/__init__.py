@@ -1,1 +1,5 @@
-"""Package molecules/networks."""
+"""Networks that denoise molecules."""
+
+from molecules.networks.pairformer import PairFormer
+
+__all__ = ["PairFormer"]

@@ -1,0 +1,275 @@
+"""PairFormer: node attention biased by pairs, pair updates from nodes and distances, equivariant position updates.
+
+Dense and padded, for molecules of up to about a hundred atoms. Pair features are symmetric, so they are kept once per
+unordered pair. Positions are only ever used through distances and differences, hence E(3) equivariance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scidiff.configurable import Configurable
+
+__all__ = ["PairFormer"]
+
+_DISTANCE_RANGE = 8.0  # scaled units; about 9 angstrom for QM9
+_MIN_SQUARED_DISTANCE = 1e-8  # keeps the gradient of the root finite for coincident atoms
+
+
+class PairFormer(Configurable, nn.Module):
+    """Predicts positions, atom types, charges and bonds of a molecule; O(N^2) memory and time.
+
+    Called as ``network(state, t, cond)`` with ``state = {"pos": (B, N, 3), "atom": (B, N), "charge": (B, N),
+    "bond": (B, N, N)}`` (classes as int64), times (B,), and ``cond`` holding ``node_mask`` (B, N), optionally
+    ``self_cond`` (an earlier prediction: positions and class probabilities) and ``property`` (B, num_properties), where
+    NaN marks the null condition. Returns ``pos`` (B, N, 3) and logits of the three categorical components.
+
+    Symmetry: ``pos`` rotates, reflects and translates (as a zero-mean field) with the input; logits are invariant; atoms
+    permute. Padding never changes a result.
+
+    Args:
+        atom_classes: Number of atom types.
+        charge_classes: Number of formal charges.
+        bond_classes: Number of bond types, none included.
+        width: Node channels, a multiple of ``num_heads``.
+        pair_width: Pair channels.
+        num_layers: Number of blocks.
+        num_heads: Attention heads.
+        num_rbf: Radial basis functions of a distance.
+        num_properties: Number of conditioning scalars.
+
+    Raises:
+        ValueError: If ``width`` is not a multiple of ``num_heads``.
+    """
+
+    def __init__(
+        self,
+        atom_classes: int = 5,
+        charge_classes: int = 3,
+        bond_classes: int = 4,
+        width: int = 128,
+        pair_width: int = 64,
+        num_layers: int = 6,
+        num_heads: int = 8,
+        num_rbf: int = 24,
+        num_properties: int = 0,
+    ) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}.")
+        self.classes = {"atom": atom_classes, "charge": charge_classes, "bond": bond_classes}
+        self.atom = nn.Embedding(atom_classes, width)
+        self.charge = nn.Embedding(charge_classes, width)
+        self.bond = nn.Embedding(bond_classes, pair_width)
+        self.node_self = nn.Linear(atom_classes + charge_classes, width, bias=False)
+        self.bond_self = nn.Linear(bond_classes, pair_width, bias=False)
+        self.time = _TimeEmbedding(width)
+        self.size = nn.Linear(2, width)
+        self.property = nn.Linear(2 * num_properties, width) if num_properties else None
+        self.distances = _Distances(num_rbf)
+        self.pair_in = nn.Linear(2 * num_rbf, pair_width)
+        self.blocks = nn.ModuleList(_Block(width, pair_width, num_heads, num_rbf) for _ in range(num_layers))
+        self.node_head = _head(width, atom_classes + charge_classes)
+        self.pair_node = nn.Linear(width, pair_width)
+        self.pair_head = _head(pair_width, bond_classes)
+
+    def forward(self, state: Mapping[str, Tensor], t: Tensor, cond: Mapping[str, Any]) -> dict[str, Tensor]:
+        """See the class."""
+        x = state["pos"]
+        mask = cond.get("node_mask")
+        mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
+        pairs = _Pairs.build(mask)
+        previous = cond.get("self_cond") or {}
+        context = self._context(t, mask, cond, x.dtype)
+        h = self.atom(state["atom"]) + self.charge(state["charge"]) + context[:, None]
+        e = self.bond(state["bond"][:, pairs.i, pairs.j])
+        last = previous.get("pos")
+        last = torch.zeros_like(x) if last is None else last
+        if previous:
+            h = h + self.node_self(torch.cat([previous["atom"], previous["charge"]], -1))
+            e = e + self.bond_self(previous["bond"][:, pairs.i, pairs.j])
+        e = e + self.pair_in(torch.cat([self.distances(x, pairs), self.distances(last, pairs)], -1))
+        z, field = x, torch.zeros_like(x)
+        for block in self.blocks:
+            h, e, update, gate = block(h, e, context, z, x, last, pairs, self.distances)
+            field = field + update
+            z = z + gate[:, None, None] * update
+        atom, charge = self.node_head(h).split([self.classes["atom"], self.classes["charge"]], -1)
+        node = self.pair_node(h)
+        bond = self.pair_head(e + node[:, pairs.i] + node[:, pairs.j])
+        return {"pos": field, "atom": atom, "charge": charge, "bond": pairs.full(bond)}
+
+    def _context(self, t: Tensor, mask: Tensor, cond: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
+        count = mask.sum(1, keepdim=True).to(dtype)
+        context = self.time(t.to(dtype)) + self.size(torch.cat([count / 20, count.log()], -1))
+        values = cond.get("property")
+        if self.property is not None:
+            if values is None:
+                values = torch.full((len(mask), self.property.in_features // 2), math.nan, dtype=dtype, device=t.device)
+            known = torch.isfinite(values)
+            context = context + self.property(torch.cat([torch.where(known, values, 0), known.to(dtype)], -1).to(dtype))
+        return context
+
+
+class _Pairs(NamedTuple):
+    """Unordered pairs i < j of a padded batch: indices (P,), mask (B, P), and the map (N, N) to a pair (P for i = j)."""
+
+    i: Tensor
+    j: Tensor
+    mask: Tensor
+    node_mask: Tensor
+    index: Tensor
+
+    @classmethod
+    def build(cls, node_mask: Tensor) -> _Pairs:
+        n = node_mask.shape[1]
+        i, j = torch.triu_indices(n, n, 1, device=node_mask.device).unbind(0)
+        index = torch.full((n, n), len(i), device=node_mask.device)
+        order = torch.arange(len(i), device=node_mask.device)
+        index[i, j] = order
+        index[j, i] = order
+        return cls(i, j, node_mask[:, i] & node_mask[:, j], node_mask, index)
+
+    def full(self, values: Tensor) -> Tensor:
+        """Symmetric (B, N, N, c) from (B, P, c), zero on the diagonal."""
+        padded = F.pad(values, (0, 0, 0, 1))
+        n = len(self.index)
+        return padded.index_select(1, self.index.flatten()).unflatten(1, (n, n))
+
+
+class _Block(nn.Module):
+    """One layer: attention, node feed-forward, pair update, position update."""
+
+    def __init__(self, width: int, pair_width: int, num_heads: int, num_rbf: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.modulate = nn.Linear(width, 4 * width + 2 * pair_width + 1)
+        self.node_norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.feed_norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.pair_norm = nn.LayerNorm(pair_width, elementwise_affine=False)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.bias = nn.Linear(pair_width, num_heads, bias=False)
+        self.out = nn.Linear(width + num_heads * pair_width, width)
+        self.feed = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        self.pair_from_node = nn.Linear(width, 3 * pair_width)
+        self.pair_from_pair = nn.Linear(pair_width, 2 * pair_width)
+        self.pair_from_distance = nn.Linear(2 * num_rbf, 2 * pair_width, bias=False)
+        self.pair_out = nn.Linear(2 * pair_width, pair_width)
+        self.position_pair = nn.Linear(2 * pair_width, 3 * num_heads)
+        self.position_node = nn.Linear(width, 3 * num_heads)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Residual branches and modulation start small; the position gate starts near t-independent 1/2."""
+        nn.init.zeros_(self.modulate.weight)
+        nn.init.zeros_(self.modulate.bias)
+        for layer in (self.out, self.feed[2], self.pair_out):
+            assert isinstance(layer, nn.Linear)
+            layer.weight.data.mul_(0.5)
+        self.position_pair.weight.data.mul_(0.1)
+        nn.init.zeros_(self.position_pair.bias)
+        nn.init.ones_(self.position_node.bias)
+
+    def forward(
+        self,
+        h: Tensor,
+        e: Tensor,
+        context: Tensor,
+        z: Tensor,
+        x: Tensor,
+        last: Tensor,
+        pairs: _Pairs,
+        distances: _Distances,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        width, pair_width = h.shape[-1], e.shape[-1]
+        factors = self.modulate(F.silu(context)).split([width] * 4 + [pair_width] * 2 + [1], -1)
+        scale_a, shift_a, scale_f, shift_f, scale_e, shift_e, gate = (f[:, None] for f in factors)
+        edge = self.pair_norm(e) * (1 + scale_e) + shift_e
+        h = h + self._attend(self.node_norm(h) * (1 + scale_a) + shift_a, edge, pairs)
+        h = h + self.feed(self.feed_norm(h) * (1 + scale_f) + shift_f)
+        linear, left = self.pair_from_node(h).split([2 * pair_width, pair_width], -1)
+        hidden = self.pair_from_pair(edge) + self.pair_from_distance(distances.both(z, last, pairs))
+        hidden = hidden + linear[:, pairs.i] + linear[:, pairs.j]
+        hidden = F.silu(hidden)
+        product = left[:, pairs.i] * left[:, pairs.j]
+        e = e + self.pair_out(hidden) + product
+        update = self._move(h, hidden, z, x, last, pairs)
+        return h, e, update, torch.sigmoid(gate[:, 0, 0])
+
+    def _attend(self, h: Tensor, edge: Tensor, pairs: _Pairs) -> Tensor:
+        b, n, width = h.shape
+        q, k, v = self.qkv(h).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        full = pairs.full(torch.cat([self.bias(edge), edge], -1))
+        bias, values = full[..., : self.num_heads].permute(0, 3, 1, 2), full[..., self.num_heads :]
+        logits = q @ k.transpose(-1, -2) / math.sqrt(width / self.num_heads) + bias
+        logits = logits.masked_fill(~pairs.node_mask[:, None, None, :], -1e9)
+        weights = logits.softmax(-1)
+        nodes = (weights @ v).transpose(1, 2).reshape(b, n, width)
+        edges = (weights.transpose(1, 2) @ values).reshape(b, n, -1)
+        return self.out(torch.cat([nodes, edges], -1))
+
+    def _move(self, h: Tensor, hidden: Tensor, z: Tensor, x: Tensor, last: Tensor, pairs: _Pairs) -> Tensor:
+        """Sum over j of phi_ij (r_i - r_j)/(1 + d_ij) for the current, noisy and previous positions; zero mean."""
+        gates = self.position_pair(hidden) * pairs.mask[..., None]
+        weights = (pairs.full(gates) * self.position_node(h)[:, :, None]).unflatten(-1, (3, -1)).sum(-1).to(x.dtype)
+        update = torch.zeros_like(x)
+        with torch.autocast(x.device.type, enabled=False):  # positions stay in full precision
+            for weight, r in zip(weights.unbind(-1), (z, x, last)):
+                weight = weight / (1 + _all_distances(r))
+                update = update + weight.sum(-1, keepdim=True) * r - weight @ r
+        mask = pairs.node_mask[..., None]
+        count = mask.sum(1, keepdim=True).clamp_min(1)
+        return torch.where(mask, update - update.sum(1, keepdim=True) / count, 0)
+
+
+class _Distances(nn.Module):
+    """Gaussian radial basis of pair distances."""
+
+    centers: Tensor
+
+    def __init__(self, num_rbf: int) -> None:
+        super().__init__()
+        # denser at bond lengths: centres quadratic in the index
+        steps = torch.linspace(0, 1, num_rbf)
+        centers = _DISTANCE_RANGE * (0.5 * steps + 0.5 * steps**2)
+        self.register_buffer("centers", centers, persistent=False)
+        self.width = 1.5 * _DISTANCE_RANGE / (2 * num_rbf)
+
+    def forward(self, x: Tensor, pairs: _Pairs) -> Tensor:
+        difference = x[:, pairs.i] - x[:, pairs.j]
+        distance = (difference.square().sum(-1, keepdim=True) + _MIN_SQUARED_DISTANCE).sqrt()
+        return torch.exp(-0.5 * ((distance - self.centers.to(x.dtype)) / self.width) ** 2)
+
+    def both(self, z: Tensor, last: Tensor, pairs: _Pairs) -> Tensor:
+        """Basis of two point sets, concatenated."""
+        return torch.cat([self(z, pairs), self(last, pairs)], -1)
+
+
+class _TimeEmbedding(nn.Module):
+    """Fourier features of t, and of log t for small noise, through a two-layer network."""
+
+    def __init__(self, width: int, num_frequencies: int = 16) -> None:
+        super().__init__()
+        self.num_frequencies = num_frequencies
+        self.net = nn.Sequential(nn.Linear(2 * num_frequencies + 2, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, t: Tensor) -> Tensor:
+        log_t = (t + 1e-3).log()
+        frequencies = torch.arange(1, self.num_frequencies // 2 + 1, device=t.device, dtype=t.dtype)
+        angles = torch.cat([math.pi * t[:, None] * frequencies, 0.5 * log_t[:, None] * frequencies], -1)
+        return self.net(torch.cat([angles.sin(), angles.cos(), t[:, None], log_t[:, None] / 4], -1))
+
+
+def _all_distances(r: Tensor) -> Tensor:
+    difference = r[:, :, None] - r[:, None]
+    return (difference.square().sum(-1) + _MIN_SQUARED_DISTANCE).sqrt()
+
+
+def _head(width: int, classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, classes))
