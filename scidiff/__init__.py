@@ -7,6 +7,8 @@ from scidiff.lazy import lazy_exports
 if TYPE_CHECKING:  # each of these names stands in _EXPORTS, too; a test compares the two lists
     from scidiff.denoiser import Denoiser
     from scidiff.discrete import Categorical
+    from scidiff.endpoints import BrownianBridge, MeanReverting, Residual
+    from scidiff.interpolants import Custom, Interpolant
     from scidiff.laws import GaussianNoise
     from scidiff.noise import Compose, Free, Masked, NoiseSource, Symmetric, ZeroMean
     from scidiff.process import Component, Process
@@ -20,18 +22,23 @@ __all__ = [
     "EDM",
     "VESDE",
     "VPSDE",
+    "BrownianBridge",
     "Categorical",
     "Component",
     "Compose",
     "Cosine",
+    "Custom",
     "Denoiser",
     "DiscreteVP",
     "Free",
     "GaussianNoise",
+    "Interpolant",
     "Linear",
     "Masked",
+    "MeanReverting",
     "NoiseSource",
     "Process",
+    "Residual",
     "StudentTNoise",
     "SubVPSDE",
     "Symmetric",
@@ -43,6 +50,11 @@ __all__ = [
 _EXPORTS = {
     "Denoiser": "scidiff.denoiser",
     "Categorical": "scidiff.discrete",
+    "BrownianBridge": "scidiff.endpoints",
+    "MeanReverting": "scidiff.endpoints",
+    "Residual": "scidiff.endpoints",
+    "Custom": "scidiff.interpolants",
+    "Interpolant": "scidiff.interpolants",
     "Compose": "scidiff.noise",
     "Free": "scidiff.noise",
     "GaussianNoise": "scidiff.laws",

@@ -7,7 +7,7 @@ sigma = 0, velocity -> score at sigma = 0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ from scidiff.schedules import expand_like
 __all__ = ["PREDICTIONS", "Denoiser", "Part", "Prediction"]
 
 PREDICTIONS = ("x0", "eps", "v", "score", "velocity", "edm")
+PAIRS = (("velocity", "score"), ("velocity", "eps"))
+Kind = str | tuple[str, str]
 Cond = Mapping[str, Any] | None
 
 
@@ -182,6 +184,39 @@ class Part:
         return self.component.space.project(value, self.cond)
 
 
+class PairPart(Part):
+    """Velocity and noise from two heads: all there is to know of a path whose x_1 the network does not see.
+
+    Args:
+        kinds: One of `PAIRS`.
+        raw: The two outputs, each of the shape of the state.
+        args: State, time and component, as for `Part`.
+        kwargs: The rest, as for `Part`.
+    """
+
+    def __init__(self, kinds: tuple[str, str], raw: Sequence[Tensor], *args: Any, **kwargs: Any) -> None:
+        super().__init__("velocity", raw[0], *args, **kwargs)
+        self.noise_kind, self.noise = kinds[1], raw[1]
+
+    @cached_property
+    def x0(self) -> Tensor:
+        """From the noise, if x_1 is known or absent."""
+        return Part("eps", self.eps, self.x, self.t, self.component, x_1=self.x_1, cond=self.cond).x0
+
+    @cached_property
+    def eps(self) -> Tensor:
+        """Unit noise E[eps | x_t]."""
+        noise = self.noise if self.noise_kind == "eps" else -self._sigma * self._covary(self.noise)
+        return self._project(noise)
+
+    @cached_property
+    def score(self) -> Tensor:
+        """Gradient of log p_t(x), the second head itself if it is a score."""
+        if self.noise_kind == "score" and self.component.law.is_gaussian:
+            return self._project(self.noise)
+        return super().score
+
+
 class Prediction:
     """What a denoiser says about x_t: for a single component tensors, for a system dicts of them.
 
@@ -230,15 +265,15 @@ class Prediction:
 class Denoiser(Configurable, nn.Module):
     """A network that estimates one of (x0, eps, v, score, velocity, F) for a process.
 
-    The call is ``network(x_t, t, cond)`` with raw ``t``. With ``prediction="edm"`` the network sees c_in (x_t - beta x_1),
-    and c_noise in place of t; in a system it keeps seeing the common raw t, because its components have different noise
-    levels.
+    The call is ``network(x_t, t, cond)`` with raw ``t``. With ``prediction="edm"`` the network sees c_in (x_t - beta
+    x_1), and c_noise in place of t; in a system it keeps seeing the common raw t, because its components have different
+    noise levels.
 
     Args:
         network: Called as ``network(x_t, t, cond)``; returns a tensor, or a dict for a system.
         process: Schedules, laws and spaces.
         prediction: One of `PREDICTIONS`, or a dict with one entry a component ("logits" for categorical ones, which may
-            be left out).
+            be left out). If the network does not see x_1, also one of `PAIRS`; it then returns two tensors.
         self_conditioning: The network takes the previous x0 prediction as ``cond["self_cond"]`` (samplers pass it,
             zeros first).
         heuristic: Allow methods that are only approximate for this process.
@@ -258,7 +293,7 @@ class Denoiser(Configurable, nn.Module):
         self,
         network: Callable[..., Any],
         process: Process,
-        prediction: str | Mapping[str, str] = "x0",
+        prediction: str | Sequence[str] | Mapping[str, str | Sequence[str]] = "x0",
         self_conditioning: bool = False,
         heuristic: bool = False,
         data_std: float | Mapping[str, float] = 1.0,
@@ -268,10 +303,7 @@ class Denoiser(Configurable, nn.Module):
         self.network, self.process = network, process
         self.self_conditioning, self.heuristic, self.preconditioning = self_conditioning, heuristic, preconditioning
         named = prediction if isinstance(prediction, Mapping) else dict.fromkeys(process.continuous, prediction)
-        self.prediction = {name: named.get(name, "x0") for name in process.continuous}
-        for name, kind in self.prediction.items():
-            if kind not in PREDICTIONS:
-                raise ValueError(f"prediction of {name or 'the state'!r} must be one of {PREDICTIONS}, got {kind!r}.")
+        self.prediction = {name: _kind(named.get(name, "x0"), name) for name in process.continuous}
         unknown = set(named) - set(process.components)
         if unknown:
             raise ValueError(f"prediction names {sorted(unknown)}, but the process has {sorted(process.components)}.")
@@ -285,7 +317,7 @@ class Denoiser(Configurable, nn.Module):
         inputs, network_time = self._inputs(states, times, ends, t)
         output = process.split(self.network(process.join(inputs), network_time, cond if cond is not None else {}))
         parts = {
-            name: Part(
+            name: _part(self.prediction[name])(
                 self.prediction[name],
                 output[name],
                 states[name],
@@ -316,6 +348,19 @@ class Denoiser(Configurable, nn.Module):
             if not self.process.is_system:
                 t = scales.noise.reshape(time.shape)
         return inputs, t
+
+
+def _kind(value: str | Sequence[str], name: str) -> Kind:
+    kind: Kind = value if isinstance(value, str) else (str(value[0]), str(value[-1]))
+    if kind not in (PREDICTIONS if isinstance(kind, str) else PAIRS):
+        raise ValueError(
+            f"prediction of {name or 'the state'!r} must be one of {PREDICTIONS}, or a pair of {PAIRS}, got {value!r}."
+        )
+    return kind
+
+
+def _part(kind: Kind) -> Any:
+    return Part if isinstance(kind, str) else PairPart
 
 
 def _preconditioner(

@@ -50,6 +50,19 @@ def _named(schedule: Schedule, grid: str, steps: int) -> Tensor:
         return torch.lerp(torch.ones_like(fraction), torch.full_like(fraction, schedule.t_min**0.5), fraction) ** 2
     if grid == "log":
         return torch.tensor(max(schedule.t_min, 0.01), dtype=torch.float64) ** fraction
+    if steps > 1 and _starts_at_a_point(schedule):  # one step away from the point, then the rule from t_max on
+        return torch.cat([fraction.new_ones(1), _from_t_max(schedule, grid, steps - 1)])
+    return _from_t_max(schedule, grid, steps)
+
+
+def _starts_at_a_point(schedule: Schedule) -> bool:
+    """True for bridges: alpha(1) = sigma(1) = 0, so x at t = 1 is x_1 itself."""
+    one = torch.ones((), dtype=torch.float64)
+    return float(schedule.alpha(one)) == 0 and float(schedule.sigma(one)) == 0
+
+
+def _from_t_max(schedule: Schedule, grid: str, steps: int) -> Tensor:
+    fraction = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     first = torch.tensor(1.0 if schedule.t_max >= 1 else schedule.t_max, dtype=torch.float64)
     last = torch.tensor(schedule.t_min, dtype=torch.float64)
     lam = torch.stack([0.5 * schedule.log_snr(first), 0.5 * schedule.log_snr(last)])

@@ -175,7 +175,10 @@ class Process(Configurable):
     def prior(
         self, like: State, source: NoiseSource, cond: Mapping[str, Any] | None = None, x_1: State | None = None
     ) -> State:
-        """State at t = 1: beta(1) x_1 + prior_std eps, classes from their priors. ``like`` gives shapes and fixed values."""
+        """State at t = 1: prior_endpoint x_1 + prior_std eps, classes from their priors.
+
+        ``like`` gives shapes and fixed values.
+        """
         noises, ends = self.noise(self.split(like), source, cond), self.split(x_1)
         state: dict[str, Tensor] = {}
         for name, x in self.split(like).items():
@@ -185,8 +188,7 @@ class Process(Configurable):
                 continue
             x_t = component.schedule.prior_std * noises[name]
             if component.schedule.has_endpoint:
-                beta = component.coefficients(torch.ones(len(x), device=x.device), x)[1]
-                x_t = x_t + beta * _endpoint(ends, name)
+                x_t = x_t + component.schedule.prior_endpoint * _endpoint(ends, name)
             fixed = component.space.fixed(x, cond)
             state[name] = x_t if fixed is None else torch.where(fixed, x, x_t)
         return self.join(state)

@@ -59,6 +59,11 @@ class Schedule(Configurable):
         """Noise scale of the prior: sigma(1)."""
         return float(self.sigma(torch.ones((), dtype=torch.float64)))
 
+    @property
+    def prior_endpoint(self) -> float:
+        """Weight of x_1 in the mean of the prior: beta(1)."""
+        return float(self.endpoint(torch.ones((), dtype=torch.float64)))
+
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha^2/sigma^2) = 2 lambda(t); infinite where alpha or sigma vanishes."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())

@@ -10,6 +10,7 @@ from scipy import stats
 from torch import Tensor
 
 from scidiff import Process
+from scidiff.schedules import Schedule
 
 F64 = torch.float64
 WEIGHTS = torch.tensor([0.2, 0.3, 0.5], dtype=F64)
@@ -68,6 +69,49 @@ class Points:
         law = stats.multivariate_t(np.zeros(dims), sigma**2 * np.eye(dims), df=self.D)
         terms = torch.as_tensor(law.logpdf((x[:, None] - self.points).numpy()), dtype=F64)
         return torch.logsumexp(terms, 1) - math.log(len(self.points))
+
+
+class MixturePair:
+    """x = alpha x_0 + beta x_1 + sigma eps with independent isotropic mixtures for x_0 (data) and x_1 (base)."""
+
+    def __init__(self, data: Mixture, base: Mixture) -> None:
+        self.data, self.base = data, base
+
+    def conditional(
+        self, x: Tensor, alpha: Tensor, beta: Tensor, sigma: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(log p, E[x_0|x], E[x_1|x], E[eps|x]) for coefficients (B, 1)."""
+        m0, m1 = self.data.means[:, None], self.base.means[None]
+        v0, v1 = self.data.variances[:, None], self.base.variances[None]
+        log_weight = (self.data.weights[:, None] * self.base.weights).log().flatten()
+        a, b, s = (c[..., None] for c in (alpha, beta, sigma))  # (B, 1, 1)
+        residual = x[:, None] - (a[..., None] * m0 + b[..., None] * m1).flatten(1, 2)  # (B, pairs, d)
+        variance = (a**2 * v0 + b**2 * v1 + s**2).flatten(1, 2)  # (B, pairs)
+        dims = x.shape[1]
+        log_terms = (
+            log_weight - 0.5 * dims * (2 * math.pi * variance).log() - 0.5 * residual.square().sum(-1) / variance
+        )
+        weight = torch.softmax(log_terms, 1)[..., None]
+        scaled = residual / variance[..., None]
+        gain0, gain1 = (
+            (a * v0).expand(-1, -1, v1.shape[1]).flatten(1, 2),
+            (b * v1).expand(-1, v0.shape[0], -1).flatten(1, 2),
+        )
+        x_0 = m0.expand(-1, m1.shape[1], -1).flatten(0, 1) + gain0[..., None] * scaled
+        x_1 = m1.expand(m0.shape[0], -1, -1).flatten(0, 1) + gain1[..., None] * scaled
+        means = (weight * x_0).sum(1), (weight * x_1).sum(1), (weight * sigma[..., None] * scaled).sum(1)
+        return torch.logsumexp(log_terms, 1), *means
+
+    def velocity_and_eps(self, schedule: Schedule, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Velocity by the expectation of sigma sigma' eps/sigma, which is finite at both ends, and E[eps|x]."""
+        time = t[:, None]
+        sigma = schedule.sigma(time)
+        _, x_0, x_1, eps = self.conditional(x, schedule.alpha(time), schedule.endpoint(time), sigma)
+        # E[eps|x]/sigma stays finite: divide the gain, not the result
+        tiny = torch.where(sigma == 0, 1e-150, sigma)
+        ratio = self.conditional(x, schedule.alpha(time), schedule.endpoint(time), tiny)[3] / tiny
+        drift = schedule.alpha_dot(time) * x_0 + schedule.endpoint_dot(time) * x_1
+        return drift + schedule.sigma_sigma_dot(time) * ratio, eps
 
 
 def network(target: Mixture | Points, process: Process, x_1: Tensor | None = None):
