@@ -8,6 +8,7 @@ from scidiff.samplers.dpmpp import DPMpp2M, DPMpp3M, DPMppSDE2M
 from scidiff.samplers.edm import EDMHeun
 from scidiff.samplers.engine import SampleInfo, StepInfo, sample
 from scidiff.samplers.euler import Euler, EulerMaruyama, Heun
+from scidiff.samplers.interpolant import InterpolantSDE
 from scidiff.samplers.rows import Row
 from scidiff.samplers.unipc import UniPC
 
@@ -22,6 +23,7 @@ __all__ = [
     "Euler",
     "EulerMaruyama",
     "Heun",
+    "InterpolantSDE",
     "Plan",
     "Row",
     "SampleInfo",

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from scidiff.configurable import Configurable
 from scidiff.process import Component, Process
 from scidiff.samplers.rows import Curve, Row, anchor_values, like_rows
-from scidiff.schedules import expand_like
+from scidiff.schedules import Schedule, expand_like
 
 __all__ = ["Plan", "Solver", "SolverLike", "apply_row", "get_solver", "register", "solver_names"]
 
@@ -34,14 +34,14 @@ class Plan:
 
     rows: list[Row]
     coefficients: dict[str, Tensor]
-    model: str
+    models: tuple[str, ...]
     depth: int
     uses_noise: list[bool] = field(default_factory=list)
 
     def cast(self, dtype: torch.dtype, device: torch.device) -> Plan:
         """The same plan in the dtype and on the device of the state."""
         table = {k: v.to(device=device, dtype=dtype) for k, v in self.coefficients.items()}
-        return Plan(self.rows, table, self.model, self.depth, self.uses_noise)
+        return Plan(self.rows, table, self.models, self.depth, self.uses_noise)
 
     @property
     def nfe(self) -> int:
@@ -53,18 +53,23 @@ class Solver(Configurable):
     """Base class of solvers.
 
     Attributes:
-        model: Which quantity of the prediction is combined: "x0", "eps" or "velocity".
+        model: Which quantity of the prediction is combined: "x0", "eps" or "velocity", or a tuple of several.
         depth: Number of model values that a row may use.
         needs_score: Whether the method rests on eps/sigma being a score (refused for finite D).
         needs_signal: Whether rows of the solver are singular at alpha = 0; such a row becomes a first-order step in x0.
         is_adaptive: Whether rows are carried out by ``integrate`` instead of ``step``.
     """
 
-    model: str = "x0"
+    model: str | tuple[str, ...] = "x0"
     depth: int = 1
     needs_score: bool = False
     needs_signal: bool = False
     is_adaptive: bool = False
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The quantities of one evaluation, newest first: m_0, m_1, ..."""
+        return (self.model,) if isinstance(self.model, str) else self.model
 
     @abstractmethod
     def rows(self, process: Process, grid: Tensor) -> list[Row]:
@@ -78,22 +83,27 @@ class Solver(Configurable):
         """Number of grid intervals when ``steps`` are asked for."""
         return steps
 
-    def plan(self, process: Process, grid: Tensor, *, heuristic: bool = False) -> Plan:
+    def plan(
+        self, process: Process, grid: Tensor, *, heuristic: bool = False, known_ends: Collection[str] | None = None
+    ) -> Plan:
         """Coefficients of the whole run, float64 on the CPU.
 
         Args:
             process: Schedules, laws and spaces.
             grid: Times (n + 1,) or (n + 1, elements).
             heuristic: Allow methods that need a score for laws that have none.
+            known_ends: Components whose endpoint x_1 is given; None for all that have one.
 
         Raises:
             ValueError: If a coefficient is not finite, or the method does not apply to the process.
         """
         rows = self.rows(process, grid)
         for row in rows:
-            row.is_start = row.evaluate and self._is_start(process, row)
+            row.is_start = row.evaluate and self._is_start(process, row, known_ends)
         table: dict[str, Tensor] = {}
         for name, component in process.continuous.items():
+            if component.schedule.has_endpoint and known_ends is not None:
+                _check_end(self, component.schedule, name, grid[0], name in known_ends)
             if self.needs_score and not heuristic and not component.law.is_gaussian:
                 raise ValueError(
                     f"solver {type(self).__name__} needs a score, but component {name!r} has the law "
@@ -102,7 +112,7 @@ class Solver(Configurable):
                 )
             table[name] = self._table(component, rows)
         noisy = [any(bool((v[i, 2] != 0).any()) for v in table.values()) for i in range(len(rows))]
-        return Plan(rows, table, self.model, self.depth, noisy)
+        return Plan(rows, table, self.models, self.depth, noisy)
 
     def step(
         self,
@@ -134,9 +144,11 @@ class Solver(Configurable):
         """An adaptive solver's way from ``row.t`` to ``row.s``; ``field(x, t)`` is the velocity at times t (B,)."""
         raise NotImplementedError
 
-    def _is_start(self, process: Process, row: Row) -> bool:
+    def _is_start(self, process: Process, row: Row, known_ends: Collection[str] | None) -> bool:
         """True at a point-like prior (alpha = sigma = 0, a bridge), and at alpha = 0 if the solver needs a signal."""
-        for component in process.continuous.values():
+        for name, component in process.continuous.items():
+            if component.schedule.has_endpoint and known_ends is not None and name not in known_ends:
+                continue  # x_1 is a draw from a base law, which a flow can leave
             gone = (component.schedule.alpha(row.t) == 0) & (row.s != row.t)
             if not self.needs_signal:
                 gone = gone & (component.schedule.sigma(row.t) == 0)
@@ -156,7 +168,7 @@ class Solver(Configurable):
         end = zero
         if schedule.has_endpoint:
             end = curve.beta_s - filled["x"] * curve.beta_t - filled["anchor"] * anchor_values(curve.beta_t, rows)
-            end = end if self.model != "velocity" else torch.where(is_start, end, 0.0)
+            end = end if "velocity" not in self.models else torch.where(is_start, end, 0.0)
         filled = {"x": filled["x"], "anchor": filled["anchor"], "noise": filled["noise"], "end": end, **filled}
         table = torch.stack(list(filled.values()), dim=1)
         if not bool(torch.isfinite(table).all()):
@@ -234,6 +246,26 @@ def _start_row(curve: Curve, keys: Sequence[str]) -> dict[str, Tensor]:
     start["m0"] = torch.where(is_point, curve.alpha_s, weight)
     start["noise"] = torch.where(is_point, curve.sigma_s, 0.0)
     return start
+
+
+def _check_end(solver: Solver, schedule: Schedule, name: str, first: Tensor, is_known: bool) -> None:
+    """What a solver needs to know of the endpoint, and a known endpoint of the noise around it."""
+    if not is_known:
+        if "velocity" in solver.models:
+            return
+        raise ValueError(
+            f"solver {type(solver).__name__} works on x_t - beta x_1, but no x_1 of component {name!r} was given. Pass "
+            "x_1=, or solve the flow of a velocity prediction from a base sample as init (euler, heun, rk45, "
+            "interpolant_sde)."
+        )
+    near = torch.tensor(1 - 1e-6, dtype=torch.float64)
+    is_point = bool(((schedule.alpha(first) == 0) & (schedule.sigma(first) == 0)).any())
+    if is_point and float(schedule.alpha(near)) > 0.1 * float(schedule.sigma(near)):
+        raise ValueError(
+            f"{schedule!r} of component {name!r} leaves its known endpoint x_1 with too little noise: alpha/sigma does "
+            "not vanish at t = 1, so no first step has the law of x_0 given x_1. Use gamma 'brownian', or do not pass "
+            "x_1 and solve the flow."
+        )
 
 
 def _show(t: Tensor) -> str:

@@ -107,7 +107,9 @@ def sample(
         if steps < 2:
             raise ValueError("grid 'edm' needs at least 2 steps for a schedule with sigma(0) > 0.")
         times, run["final_denoise"] = times[:-1], True  # the same evaluations, landing on x0 although sigma(0) > 0
-    plan = plan_passes(method, den.process, times, merge_passes(items, times), heuristic=den.heuristic)
+    known_ends = [k for k, end in den.process.split(x_1).items() if end is not None]
+    ranges = merge_passes(items, times)
+    plan = plan_passes(method, den.process, times, ranges, heuristic=den.heuristic, known_ends=known_ends)
     _check_conversions(den, plan)
     like, is_shape = _like(den, init)
     state = den.process.split(like)
@@ -159,8 +161,8 @@ class _Loop:
             row = rows[i]
             if row.evaluate:
                 self.prediction = self.evaluate(state, self.batched(row.t, state))
-                value = self.prediction.get("x0" if row.is_start else self.plan.model)
-                history = (value, *history)[: self.plan.depth]
+                models = ("x0",) if row.is_start else self.plan.models
+                history = (*(self.prediction.get(m) for m in models), *history)[: self.plan.depth]
             anchor = state if row.mark else anchor
             state = self.advance(i, state, anchor, history, given)
             if row.is_last:
@@ -296,7 +298,7 @@ def _check_options(run: Mapping[str, Any], save: str | int) -> None:
 def _check_conversions(den: Denoiser, plan: Plan) -> None:
     """Refuse evaluations whose prediction does not determine what the solver combines."""
     for row in plan.rows:
-        wanted = "x0" if row.is_start else plan.model
+        wanted = "x0" if row.is_start else plan.models[0]
         if not row.evaluate or wanted == "eps":
             continue
         for name, component in den.process.continuous.items():

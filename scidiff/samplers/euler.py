@@ -121,7 +121,8 @@ def _is_single(process: Process, t: Tensor, s: Tensor) -> bool:
     """True if some element moves to sigma = 0, or away from a point (alpha = sigma = 0)."""
     for component in process.continuous.values():
         schedule = component.schedule
-        ends = (schedule.sigma(s) == 0) | ((schedule.alpha(t) == 0) & (schedule.sigma(t) == 0))
-        if bool((ends & (t != s)).any()):
+        lands = (schedule.sigma(s) == 0) & (schedule.sigma(t) != 0)  # without noise at either end the slope is regular
+        leaves = (schedule.alpha(t) == 0) & (schedule.sigma(t) == 0) & (schedule.sigma(s) != 0)
+        if bool(((lands | leaves) & (t != s)).any()):
             return True
     return False

@@ -40,23 +40,28 @@ def merge_passes(items: Sequence[Any], times: Tensor) -> Ranges | None:
     return asked[0] if asked else None
 
 
-def plan_passes(
-    solver: Solver, process: Process, times: Tensor, ranges: Ranges | None, *, heuristic: bool = False
-) -> Plan:
+def plan_passes(solver: Solver, process: Process, times: Tensor, ranges: Ranges | None, **options: Any) -> Plan:
     """The plan of ``solver`` for the whole grid, or for ``ranges`` of it one after another.
+
+    Args:
+        solver: Makes the rows.
+        process: Schedules, laws and spaces.
+        times: Grid (n + 1,) or (n + 1, elements).
+        ranges: First and last node of each pass; None for one pass.
+        options: Passed to `Solver.plan`.
 
     Raises:
         ValueError: If the solver chooses its own steps.
     """
     if ranges is None:
-        return solver.plan(process, times, heuristic=heuristic)
+        return solver.plan(process, times, **options)
     if solver.is_adaptive:
         raise ValueError(f"solver {type(solver).__name__} chooses its own steps and cannot resample; use a fixed grid.")
     plans: list[Plan] = []
     for k, (first, last) in enumerate(ranges):
         if k and ranges[k - 1][1] > first:
             plans.append(_jump(process, times[ranges[k - 1][1]], times[first], first, solver.depth))
-        plan = solver.plan(process, times[first : last + 1], heuristic=heuristic)
+        plan = solver.plan(process, times[first : last + 1], **options)
         visited_again = {step for later in ranges[k + 1 :] for step in range(*later)}
         for row in plan.rows:
             row.step += first
@@ -74,7 +79,7 @@ def _jump(process: Process, s: Tensor, t: Tensor, step: int, depth: int) -> Plan
     """One row from s up to t > s."""
     row = Row(s, t, step, evaluate=False, is_last=False, is_jump=True)
     table = {name: _upward(component, s, t, depth) for name, component in process.continuous.items()}
-    return Plan([row], table, "x0", depth, [True])
+    return Plan([row], table, ("x0",), depth, [True])
 
 
 def _upward(component: Component, s: Tensor, t: Tensor, depth: int) -> Tensor:
