@@ -1,6 +1,7 @@
 """Small molecules and data files for the tests of the molecule metrics."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,9 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
+import molecules
 from molecules.chemistry import MoleculeRecord, record_of
+from molecules.data.dataset import MoleculeDataset
 
 
 def from_smiles(smiles, *, explicit_h=True, kekulized=True, embed=True):
@@ -101,3 +104,10 @@ def drug_like(limit=None):
             MoleculeRecord(arrays["charges"][row], arrays["formal_charge"][row], bonds, arrays["positions"][row])
         )
     return records
+
+
+@cache
+def packaged(count):
+    """Random molecules of the packaged QM9 subset, always the same."""
+    dataset = MoleculeDataset.from_npz(Path(molecules.__path__[0]) / "assets" / "qm9_2k.npz")
+    return [dataset.record(int(i)) for i in np.random.default_rng(0).permutation(len(dataset))[:count]]
