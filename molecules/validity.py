@@ -37,6 +37,7 @@ __all__ = [
     "canonical_set",
     "edm_validity",
     "fragment_sizes",
+    "legacy_set_validity",
     "legacy_validity",
     "set_validity",
 ]
@@ -44,7 +45,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class SetValidity:
-    """Per-molecule findings of one protocol; shares are taken over any part of the set by `shares`.
+    """Per-molecule findings of one protocol; `counts` and `shares` look at any part of the set.
 
     Args:
         smiles: Canonical SMILES of the valid molecules, None for the others.
@@ -58,27 +59,36 @@ class SetValidity:
     largest_fragment: np.ndarray
     reasons: Counter[str]
 
-    def shares(
+    def counts(
         self, training_smiles: frozenset[str] | None = None, index: np.ndarray | None = None
-    ) -> dict[str, float]:
-        """Shares over the molecules of ``index`` (all by default); a share of nothing is NaN.
+    ) -> dict[str, tuple[int, int]]:
+        """Part and whole of each share, over the molecules of ``index`` (all by default).
 
         ``good_bonds`` is a share of the valid molecules, ``unique`` of the valid, ``novel`` of the distinct ones; all
         others are shares of all molecules. Uniqueness falls with the number of molecules: compare equal numbers only.
         """
         index = np.arange(len(self.smiles)) if index is None else index
         total, valid = len(index), self.flags["valid"][index]
-        result = {name: _ratio(flag[index].sum(), total) for name, flag in self.flags.items() if name != "good_bonds"}
+        result = {name: (int(flag[index].sum()), total) for name, flag in self.flags.items()}
         if "good_bonds" in self.flags:
-            result["good_bonds"] = _ratio((self.flags["good_bonds"][index] & valid).sum(), valid.sum())
+            result["good_bonds"] = (int((self.flags["good_bonds"][index] & valid).sum()), int(valid.sum()))
         distinct = {smiles for i in index if (smiles := self.smiles[i]) is not None}
-        result["unique"] = _ratio(len(distinct), valid.sum())
-        result["valid_unique"] = _ratio(len(distinct), total)
+        result["unique"] = (len(distinct), int(valid.sum()))
+        result["valid_unique"] = (len(distinct), total)
         if training_smiles is not None:
             novel = len(distinct - training_smiles)
-            result["novel"] = _ratio(novel, len(distinct))
-            result["valid_unique_novel"] = _ratio(novel, total)
-        result["largest_fragment"] = float(self.largest_fragment[index].mean()) if total else float("nan")
+            result["novel"] = (novel, len(distinct))
+            result["valid_unique_novel"] = (novel, total)
+        return result
+
+    def shares(
+        self, training_smiles: frozenset[str] | None = None, index: np.ndarray | None = None
+    ) -> dict[str, float]:
+        """The `counts` as shares, a share of nothing being NaN, and the mean ``largest_fragment``."""
+        counts = self.counts(training_smiles, index)
+        result = {name: part / whole if whole else float("nan") for name, (part, whole) in counts.items()}
+        chosen = self.largest_fragment if index is None else self.largest_fragment[index]
+        result["largest_fragment"] = float(chosen.mean()) if len(chosen) else float("nan")
         return result
 
 
@@ -185,6 +195,25 @@ def legacy_validity(record: MoleculeRecord) -> LegacyValidity:
         return LegacyValidity(smiles is not None, whole is not None, connected, strict, smiles)
 
 
+def legacy_set_validity(records: Sequence[MoleculeRecord]) -> SetValidity:
+    """The published validity variants of a set.
+
+    ``valid`` is MiDi's (largest fragment), ``valid_whole`` SemlaFlow's, ``valid_connected`` and ``valid_strict`` are
+    EQGAT-diff's; ``unique`` is taken over MiDi's SMILES.
+    """
+    found = [legacy_validity(record) for record in records]
+    largest, number = fragment_sizes(records)
+    flags = {
+        "valid": np.array([row.largest_sanitizes for row in found], dtype=bool),
+        "valid_whole": np.array([row.sanitizes for row in found], dtype=bool),
+        "valid_connected": np.array([row.connected for row in found], dtype=bool),
+        "valid_strict": np.array([row.strict for row in found], dtype=bool),
+        "connected": number == 1,
+    }
+    reasons = Counter({"sanitize": int((~flags["valid"]).sum())})
+    return SetValidity([row.smiles for row in found], flags, largest, +reasons)
+
+
 def canonical_set(smiles: Iterable[str]) -> frozenset[str]:
     """Distinct canonical SMILES without hydrogens and stereo; what RDKit cannot read is left out.
 
@@ -221,8 +250,3 @@ def _sanitized_smiles(mol: Chem.Mol) -> tuple[str | None, str | None]:
         return canonical_smiles(mol), None
     except Exception as error:
         return None, f"sanitize:{type(error).__name__}"
-
-
-def _ratio(part: float, whole: float) -> float:
-    """part / whole as a float, NaN if there is no whole."""
-    return float(part) / float(whole) if whole else float("nan")
