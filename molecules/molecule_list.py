@@ -1,7 +1,7 @@
 """The list of molecules that a generator returns: records, verdicts and the files made from them.
 
 Nothing is dropped silently. A molecule that fails keeps its record, its reason, a sentence and the offending atoms;
-``rdkit`` holds None in its place. Verdicts are computed once, when first needed.
+``rdkit`` holds None in its place and ``grid`` draws it marked. Verdicts are computed once, when first needed.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from rdkit import Chem
 
 from molecules.chemistry import MoleculeRecord, Verdict, Vocabulary, judge
 from molecules.io import read_sdf, write_sdf, write_smiles, write_xyz
+
+if TYPE_CHECKING:
+    from molecules.report import Report
 
 __all__ = ["MoleculeList"]
 
@@ -109,6 +112,12 @@ class MoleculeList(Sequence[MoleculeRecord]):
         known = f", {sum(verdict.valid for verdict in self.verdicts)} valid" if "verdicts" in self.__dict__ else ""
         return f"MoleculeList({len(self)} molecules{known})"
 
+    def _repr_png_(self) -> bytes | None:
+        """Picture of the first molecules, shown by notebooks."""
+        from molecules.plots import grid_png
+
+        return grid_png(self[:12]) if len(self) else None
+
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """The strict verdict on each molecule: valid, reason, detail, offending atoms, SMILES, RDKit molecule."""
@@ -157,6 +166,24 @@ class MoleculeList(Sequence[MoleculeRecord]):
         """Write the SMILES of the valid molecules, one a line with its name; failures have none."""
         rows = [(text, name) for text, name in zip(self.smiles, self.names) if text is not None]
         write_smiles(path, [text for text, _ in rows], [name for _, name in rows])
+
+    def grid(self, path: str | Path, **options: Any) -> None:
+        """Draw the molecules into a PNG; ``options`` are those of `molecules.plots.draw_grid`."""
+        from molecules.plots import draw_grid
+
+        draw_grid(self, path, **options)
+
+    def grid_3d(self, path: str | Path, **options: Any) -> None:
+        """Draw the generated geometries; ``options`` are those of `molecules.plots.draw_grid_3d`."""
+        from molecules.plots import draw_grid_3d
+
+        draw_grid_3d(self, path, **options)
+
+    def report(self, reference: Sequence[MoleculeRecord] | None = None, **options: Any) -> Report:
+        """Evaluate the list; ``options`` are those of `molecules.metrics.evaluate`."""
+        from molecules.metrics import evaluate
+
+        return evaluate(self.records, reference=reference, verdicts=self.verdicts, **options)
 
     def _properties(self) -> list[dict[str, Any]]:
         seeds = self.seeds if self.seeds is not None else [None] * len(self)

@@ -95,3 +95,14 @@ def test_bad_arguments(mols):
     with pytest.raises(ValueError, match="seeds"):
         MoleculeList(mols.records, seeds=[1])
     assert MoleculeList([]).failures() == Counter()
+
+
+@pytest.mark.filterwarnings("ignore:.*wide intervals")
+def test_report_and_pictures(mols, tmp_path):
+    report = mols.report(reference=[methane(), from_smiles("CCO")], training_smiles=["C"])
+    assert report["valid"] == mols.valid_fraction
+    assert report.reasons == mols.failures()
+    assert report["novel"] == 0.5
+    mols.grid(tmp_path / "g.png", cell=80)
+    mols.grid_3d(tmp_path / "h.png", cell=0.8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["g.png", "h.png"]

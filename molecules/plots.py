@@ -1,0 +1,108 @@
+"""Pictures of generated molecules: structure diagrams, ball-and-stick views, histograms against a reference.
+
+Figures are built on their own canvas; matplotlib's global settings and its current figure are never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from molecules.ball_and_stick import draw_grid_3d, draw_molecule_3d
+from molecules.chemistry import BOND_CLASSES, MoleculeRecord
+from molecules.depict import draw_grid, grid_png
+from molecules.distributions import SetStatistics, collect
+from molecules.harmonize import harmonize
+from scidiff.files import atomic_path
+
+__all__ = ["draw_grid", "draw_grid_3d", "draw_molecule_3d", "grid_png", "plot_distributions"]
+
+_OURS, _THEIRS = "#d1495b", "#9aa5b1"
+_SMOOTH_LENGTH, _SMOOTH_ANGLE = 2, 20
+
+
+def plot_distributions(
+    generated: Sequence[MoleculeRecord], reference: Sequence[MoleculeRecord], path: str | Path, *, dpi: int = 130
+) -> None:
+    """Sizes, bond lengths by class, bond angles and dihedrals of two sets in one figure.
+
+    Args:
+        generated: Generated molecules.
+        reference: Real molecules; brought to the same representation of hydrogens and aromatic bonds.
+        path: Output file (.png, .pdf or .svg).
+        dpi: Pixels per inch.
+
+    Raises:
+        ValueError: If one of the sets is empty.
+    """
+    if not len(generated) or not len(reference):
+        raise ValueError(f"expected two sets with molecules, got {len(generated)} and {len(reference)}.")
+    generated, reference, _ = harmonize(generated, reference)
+    pair = collect(generated), collect(reference)
+    classes = [k for k in range(1, len(BOND_CLASSES)) if any(stats.lengths[k].any() for stats in pair)]
+    panels = [("atoms per molecule", _sizes)]
+    panels += [(f"{BOND_CLASSES[k]} bond length (Å)", _Lengths(k)) for k in classes]
+    panels += [("bond angle (degree)", _angles), ("dihedral angle (degree)", _dihedrals)]
+    columns = -(-len(panels) // 2)
+    rows = 2
+    figure = Figure(figsize=(3.1 * columns, 2.4 * rows), dpi=dpi, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
+    for axis, (title, curve) in zip(axes, panels):
+        _panel(axis, title, *(curve(stats) for stats in pair))
+    for axis in axes[len(panels) :]:
+        axis.axis("off")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+class _Lengths:
+    """Lengths of one bond class: bin centres and shares."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def __call__(self, stats: SetStatistics) -> tuple[np.ndarray, np.ndarray]:
+        return _coarse(stats.lengths[self.code], 0.01, _SMOOTH_LENGTH)
+
+
+def _sizes(stats: SetStatistics) -> tuple[np.ndarray, np.ndarray]:
+    return _coarse(stats.sizes, 1.0, 1)
+
+
+def _angles(stats: SetStatistics) -> tuple[np.ndarray, np.ndarray]:
+    return _coarse(stats.angles.sum(axis=0), 0.1, _SMOOTH_ANGLE)
+
+
+def _dihedrals(stats: SetStatistics) -> tuple[np.ndarray, np.ndarray]:
+    return _coarse(stats.dihedrals.sum(axis=0), 0.1, _SMOOTH_ANGLE)
+
+
+def _coarse(counts: np.ndarray, width: float, group: int) -> tuple[np.ndarray, np.ndarray]:
+    """Histogram in bins ``group`` times as wide: positions of the bins and shares."""
+    padded = np.pad(counts, (0, -len(counts) % group)).reshape(-1, group).sum(axis=1)
+    centres = width * (group * np.arange(len(padded)) + (group - 1) / 2)
+    return centres, padded / max(padded.sum(), 1)
+
+
+def _panel(axis: Any, title: str, ours: tuple[np.ndarray, np.ndarray], theirs: tuple[np.ndarray, np.ndarray]) -> None:
+    """The reference as a filled step, the generated set as a line."""
+    used = np.flatnonzero(ours[1] + theirs[1] > 1e-4)
+    if len(used):
+        window = slice(max(used[0] - 1, 0), used[-1] + 2)
+        x, y = theirs[0][window], theirs[1][window]
+        axis.fill_between(x, y, step="mid", color=_THEIRS, lw=0, alpha=0.7, label="reference")
+        axis.step(ours[0][window], ours[1][window], where="mid", color=_OURS, lw=1.4, label="generated")
+    axis.set_xlabel(title, fontsize=9)
+    axis.set_ylim(bottom=0.0)
+    axis.set_yticks([])
+    axis.tick_params(labelsize=8)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
