@@ -11,15 +11,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from molecules.data import QM9, MoleculeDataModule, MoleculeDataset, MoleculeSpec
     from molecules.diffusion import MoleculeDiffusion
+    from molecules.generator import MoleculeGenerator
     from molecules.molecule_list import MoleculeList
 
-__all__ = ["QM9", "MoleculeDataModule", "MoleculeDataset", "MoleculeDiffusion", "MoleculeList", "MoleculeSpec"]
+__all__ = [
+    "QM9",
+    "MoleculeDataModule",
+    "MoleculeDataset",
+    "MoleculeDiffusion",
+    "MoleculeGenerator",
+    "MoleculeList",
+    "MoleculeSpec",
+]
 
 _HOMES = {
     "QM9": "molecules.data",
     "MoleculeDataModule": "molecules.data",
     "MoleculeDataset": "molecules.data",
     "MoleculeDiffusion": "molecules.diffusion",
+    "MoleculeGenerator": "molecules.generator",
+    "MoleculeGenerator": "molecules.generator",
     "MoleculeList": "molecules.molecule_list",
     "MoleculeSpec": "molecules.data",
 }
