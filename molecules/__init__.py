@@ -30,7 +30,6 @@ _HOMES = {
     "MoleculeDataset": "molecules.data",
     "MoleculeDiffusion": "molecules.diffusion",
     "MoleculeGenerator": "molecules.generator",
-    "MoleculeGenerator": "molecules.generator",
     "MoleculeList": "molecules.molecule_list",
     "MoleculeSpec": "molecules.data",
 }

@@ -26,7 +26,7 @@ LOSS_WEIGHTS = {"pos": 1.0, "atom": 0.4, "charge": 1.0, "bond": 2.0}
 
 
 def flow_process(spec: MoleculeSpec) -> Process:
-    """Straight path for positions (zero mean, unit scale); classes kept with probability 1 - t, else from the marginals."""
+    """Straight path of unit-scale positions; classes stay with probability 1 - t, else come from the marginals."""
     return Process(
         {
             "pos": Component(Linear(), space=ZeroMean()),
@@ -48,7 +48,7 @@ class MoleculeDiffusion(DiffusionModule):
         network: Network without its class counts, which come from the data; `PairFormer` by default.
         spec: Vocabulary and statistics; taken from the data module when training starts, if absent.
         loss_weights: Weight of each component; default ``LOSS_WEIGHTS``.
-        coupling: ``"equivariant_ot"`` pairs noise with molecules by assignment and rotation; ``"independent"`` does not.
+        coupling: ``"equivariant_ot"`` pairs noise and molecule by assignment and rotation; or ``"independent"``.
         self_conditioning: Probability of a training step with the network's own earlier prediction as input; 0 turns
             self-conditioning off.
         time_law: Distribution of the training time; density 2 (1 - t) by default.

@@ -55,7 +55,9 @@ class BatchOT(Coupling):
 
     def couple(self, x_0: Tensor, x_1: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
         if len(x_0) > _MAX_BATCH:
-            raise ValueError(f"BatchOT takes batches of at most {_MAX_BATCH}, got {len(x_0)}; use EquivariantOT or smaller ones.")
+            raise ValueError(
+                f"BatchOT takes batches of at most {_MAX_BATCH}, got {len(x_0)}; use EquivariantOT or smaller ones."
+            )
         cost = torch.cdist(x_0.flatten(1).double(), x_1.flatten(1).double()).square()
         _, columns = linear_sum_assignment(cost.cpu().numpy())
         return x_1[torch.as_tensor(columns, device=x_1.device)]

@@ -106,7 +106,9 @@ class TimeLaw(Configurable):
     ) -> None:
         if name not in self.NAMES:
             raise ValueError(f"unknown time law {name!r}; known: {', '.join(self.NAMES)}.")
-        defaults = {"beta": (1.0, 2.0), "logit_normal": (0.0, 1.0), "lognormal_sigma": (-1.2, 1.2)}.get(name, (0.0, 1.0))
+        defaults = {"beta": (1.0, 2.0), "logit_normal": (0.0, 1.0), "lognormal_sigma": (-1.2, 1.2)}.get(
+            name, (0.0, 1.0)
+        )
         self.name, self.stratified, self.t_min = name, stratified, t_min
         self.a, self.b = defaults[0] if a is None else a, defaults[1] if b is None else b
 
@@ -187,7 +189,8 @@ class DenoisingLoss(Configurable):
         prediction = den(x_t, t, cond=cond, x_1=x_1)
         clean, times = den.process.split(x_0), den.process.times(t)
         parts = {
-            name: self._component(den, name, prediction, clean[name], times[name], cond) for name in den.process.components
+            name: self._component(den, name, prediction, clean[name], times[name], cond)
+            for name in den.process.components
         }
         total = sum((self.weights.get(name, 1.0) * part for name, part in parts.items()), start=torch.zeros(()))
         assert isinstance(total, Tensor)

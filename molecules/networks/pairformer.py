@@ -30,8 +30,8 @@ class PairFormer(Configurable, nn.Module):
     ``self_cond`` (an earlier prediction: positions and class probabilities) and ``property`` (B, num_properties), where
     NaN marks the null condition. Returns ``pos`` (B, N, 3) and logits of the three categorical components.
 
-    Symmetry: ``pos`` rotates, reflects and translates (as a zero-mean field) with the input; logits are invariant; atoms
-    permute. Padding never changes a result.
+    Symmetry: ``pos`` is a zero-mean field that rotates and reflects with the input and ignores translations; logits are
+    invariant; atoms permute. Padding never changes a result.
 
     Args:
         atom_classes: Number of atom types.
@@ -118,7 +118,7 @@ class PairFormer(Configurable, nn.Module):
 
 
 class _Pairs(NamedTuple):
-    """Unordered pairs i < j of a padded batch: indices (P,), mask (B, P), and the map (N, N) to a pair (P for i = j)."""
+    """Unordered pairs i < j of a padded batch: indices (P,), mask (B, P), map (N, N) to a pair (P for i = j)."""
 
     i: Tensor
     j: Tensor

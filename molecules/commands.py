@@ -1,0 +1,173 @@
+"""What the verbs of ``scidiff molecules`` do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from molecules.data import packaged_qm9, prepare_file, prepare_qm9
+from molecules.elements import number_of
+from molecules.evaluate import evaluate_file
+from molecules.generator import MoleculeGenerator
+from molecules.molecule_list import MoleculeList
+from scidiff.cli.errors import UserError
+from scidiff.cli.options import check_outputs, resolve_device
+from scidiff.cli.output import note, pairs, write
+from scidiff.files import atomic_path
+
+__all__ = ["demo", "evaluate", "export", "generate", "prepare"]
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Prepare QM9 or a user's file and print the cleaning report."""
+    is_qm9 = options.name == "qm9"
+    out = options.out or (Path("data") / (f"{options.name}.npz" if is_qm9 else f"{Path(options.name).stem}.npz"))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    check_outputs(out, suffixes=(".npz",))
+    check_outputs(options.report, suffixes=(".json",))
+    if is_qm9:
+        report = prepare_qm9(options.source, out, workers=options.workers, progress=True)
+    else:
+        if options.source is not None:
+            raise UserError("--source belongs to 'prepare qm9'; give your own file as the first argument.")
+        elements = None if options.elements is None else [_element(word) for word in options.elements.split(",")]
+        report = prepare_file(
+            options.name,
+            out,
+            hydrogens=options.hydrogens,
+            charge=options.charge,
+            elements=elements,
+            max_atoms=options.max_atoms,
+            seed=options.seed,
+            workers=options.workers,
+            progress=True,
+        )
+    if options.report is not None:
+        _write_json(options.report, report.to_dict())
+    write(report.table())
+    write(f"wrote {out}")
+    return 0
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Draw molecules and write them in the formats that were asked for."""
+    check_outputs(options.out, suffixes=(".sdf",))
+    check_outputs(options.grid, options.grid_3d, suffixes=(".png",))
+    check_outputs(options.smiles, options.xyz, options.report)
+    generator = MoleculeGenerator.from_pretrained(options.checkpoint, device=resolve_device(options.device))
+    start = time.perf_counter()
+    mols = generator.sample(
+        options.num_samples,
+        n_atoms=options.n_atoms,
+        steps=options.steps,
+        solver=options.solver,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        progress=True,
+    )
+    seconds = time.perf_counter() - start
+    summary = _summary(mols)
+    if options.valid_only:
+        mols = mols.valid()
+        if not len(mols):
+            raise UserError(
+                "none of the molecules is valid, so there is nothing to write; drop --valid-only to see them."
+            )
+    mols.to_sdf(options.out)
+    if options.smiles:
+        mols.to_smiles(options.smiles)
+    if options.xyz:
+        mols.to_xyz(options.xyz)
+    if options.grid:
+        mols.grid(options.grid)
+    if options.grid_3d:
+        mols.grid_3d(options.grid_3d)
+    if options.report:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the report carries its own notes
+            mols.report(reference=_packaged_reference(generator)).to_json(options.report)
+    steps = options.steps or generator.steps
+    write(pairs({**summary, "steps": steps, "nfe": steps + 1, "seconds": round(seconds, 1), "wrote": str(options.out)}))
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Evaluate a file of molecules."""
+    check_outputs(options.out, suffixes=(".json",))
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always", UserWarning)
+        report = evaluate_file(
+            options.file,
+            reference=options.reference,
+            training=options.training,
+            protocols=options.protocol,
+            out=options.out,
+            split=options.split,
+            hydrogens=options.hydrogens,
+            energy=options.energy,
+            geometry_checks=options.geometry_checks,
+            max_reference=options.max_reference,
+            seed=options.seed,
+        )
+    write(report.table())
+    return 0
+
+
+def export(module: Any, path: str | Path, *, metadata: Mapping[str, Any]) -> None:
+    """Write the checkpoint for users after training."""
+    MoleculeGenerator(module).save(path, metadata=metadata)
+
+
+def demo(folder: Path) -> list[Path]:
+    """One hundred molecules from the packaged checkpoint: SDF, pictures, report."""
+    generator = MoleculeGenerator.from_pretrained("qm9_implicit")
+    mols = generator.sample(100, seed=0, progress=True)
+    paths = [folder / name for name in ("molecules.sdf", "molecules.png", "molecules_3d.png", "report.json")]
+    mols.to_sdf(paths[0])
+    mols.grid(paths[1])
+    mols.grid_3d(paths[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mols.report(reference=_packaged_reference(generator)).to_json(paths[3])
+    note(
+        f"molecules: {mols.valid_fraction:.0%} of {len(mols)} valid and connected at {generator.steps + 1} evaluations."
+    )
+    return paths
+
+
+def _packaged_reference(generator: MoleculeGenerator) -> list[Any]:
+    """Test part of the packaged QM9 subset, with or without hydrogens as the model."""
+    part = packaged_qm9().subset("test")
+    part = part if generator.spec.explicit_h else part.without_hydrogens()
+    return [part.record(i) for i in range(len(part))]
+
+
+def _summary(mols: MoleculeList) -> dict[str, Any]:
+    valid = [verdict for verdict in mols.verdicts if verdict.valid]
+    failures = ", ".join(f"{reason} {count}" for reason, count in mols.failures().most_common(4))
+    return {
+        "molecules": len(mols),
+        "valid and connected": f"{len(valid) / len(mols):.1%}",
+        "unique": f"{len({verdict.smiles for verdict in valid}) / max(1, len(valid)):.1%}",
+        **({"failures": failures} if failures else {}),
+    }
+
+
+def _element(symbol: str) -> str:
+    try:
+        number_of(symbol.strip())
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"--elements names {symbol.strip()!r}, which is not an element symbol; expected e.g. C,N,O."
+        ) from error
+    return symbol.strip()
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
