@@ -19,7 +19,6 @@ from scidiff.samplers import sample
 
 __all__ = ["MoleculeGenerator"]
 
-_LAST_TIME = 0.01  # the final x0 prediction is taken here (Irwin et al. 2024, SemlaFlow: geometric grid from 1 to 0.01)
 _SIZE_STREAM = random.stream_id("n_atoms")
 
 
@@ -90,22 +89,23 @@ class MoleculeGenerator(Pretrained):
         Raises:
             ValueError: If a number is out of range or a name is unknown.
         """
-        if n < 1 or batch_size < 1:
-            raise ValueError(f"n and batch_size must be at least 1, got {n} and {batch_size}.")
+        steps = self.steps if steps is None else steps
+        if min(n, batch_size, steps) < 1:
+            raise ValueError(f"n, batch_size and steps must be at least 1, got {n}, {batch_size} and {steps}.")
         if device is not None:
             self.denoiser.to(device)
         seeds = random.seed_table(seed, n)
         sizes = self._sizes(n, n_atoms, seeds)
         order = np.argsort(sizes, kind="stable")
-        grid = _LAST_TIME ** torch.linspace(0, 1, (self.steps if steps is None else _at_least_one(steps)) + 1).double()
         records: list[MoleculeRecord | None] = [None] * n
         chunks = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-        with _Bar(len(chunks) * (len(grid) - 1), progress) as bar:
+        with _Bar(len(chunks) * steps, progress) as bar:
             for chunk in chunks:
                 state = self._draw(
                     sizes[chunk],
                     [(int(a), int(b)) for a, b in seeds[torch.as_tensor(chunk)]],
-                    grid=grid,
+                    grid="log",  # geometric from 1 to 0.01, as SemlaFlow's (Irwin et al. 2024)
+                    steps=steps,
                     solver=self.solver if solver is None else solver,
                     solver_options={"final_denoise": True, **(solver_options or {})},
                     guidance=guidance,
@@ -184,9 +184,3 @@ def _trained(module: Any) -> tuple[Denoiser, MoleculeSpec]:
         denoiser = Denoiser.from_config(module.denoiser.to_config())
         denoiser.load_state_dict(module.denoiser.state_dict())
     return denoiser, module.spec
-
-
-def _at_least_one(steps: int) -> int:
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}.")
-    return steps

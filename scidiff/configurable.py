@@ -23,7 +23,8 @@ _Self = TypeVar("_Self", bound="Configurable")
 
 
 class Configurable:
-    """Mixin: records the constructor arguments and gives ``to_config``, ``from_config``, ``repr`` and equality of configs.
+    """Mixin: records the constructor arguments and gives ``to_config``, ``from_config``, ``repr`` and equality of
+    configs.
 
     Works for plain classes and for ``torch.nn.Module`` (inherit as ``class Net(Configurable, nn.Module)``).
     """
@@ -133,8 +134,8 @@ def _resolve(class_path: str) -> type[Configurable]:
     package = class_path.split(".")[0]
     if package not in allowed_packages() or "." not in class_path:
         raise ValueError(
-            f"class path {class_path!r} is refused: only classes of {', '.join(allowed_packages())} may be built from a "
-            "configuration. Was the file written by this toolkit?"
+            f"class path {class_path!r} is refused: only classes of {', '.join(allowed_packages())} may be built "
+            "from a configuration. Was the file written by this toolkit?"
         )
     module_name, _, name = class_path.rpartition(".")
     try:

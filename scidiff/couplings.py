@@ -1,7 +1,7 @@
 """Couplings of data and noise: which noise is paired with which sample.
 
-``couple(x_0, x_1, cond)`` returns ``x_1`` re-ordered (and rotated, for point clouds). Straighter pairs give flows that need
-fewer steps; the marginals stay the same.
+``couple(x_0, x_1, cond)`` returns ``x_1`` re-ordered (and rotated, for point clouds). Straighter pairs give flows that
+need fewer steps; the marginals stay the same.
 
 References: Tong et al. 2024 (minibatch optimal transport); Klein et al. 2023 and Song et al. 2023 (equivariant optimal
 transport and flow matching for point clouds).
@@ -66,14 +66,14 @@ class BatchOT(Coupling):
 class EquivariantOT(Coupling):
     """Per pair of clouds (B, N, d): optimal assignment of points, then the optimal rotation of the noise.
 
-    Only the points of the noise are moved, so types and bonds, which are exchangeable draws, stay as they are. The optimum
-    over permutations and rotations together is approached in ``rounds`` alternations.
+    Only the points of the noise are moved, so types and bonds, which are exchangeable draws, stay as they are. The
+    optimum over permutations and rotations together is approached in ``rounds`` alternations.
 
     Args:
         rounds: Number of (assignment, rotation) alternations.
         mask: Key of the node mask (B, N) in ``cond``.
 
-    References: Klein, Krämer, Noé 2023, "Equivariant flow matching", section 4.
+    References: Klein, Krämer, Noé 2023, "Equivariant flow matching".
     """
 
     def __init__(self, rounds: int = 1, mask: str = "node_mask") -> None:

@@ -1,12 +1,14 @@
 r"""Categorical components: forward law, closed-form posterior for any step, continuous-time Markov chain step.
 
-Forward, with keep probability kappa(t) (kappa(0) = 1, kappa(1) = 0) and prior p: q(z_t | z_0) = kappa onehot(z_0) + (1 - kappa) p.
-For s < t and a = kappa_t/kappa_s the posterior under a prediction phat of z_0 is
+Forward, with keep probability kappa(t) (kappa(0) = 1, kappa(1) = 0) and prior p:
+q(z_t | z_0) = kappa onehot(z_0) + (1 - kappa) p. For s < t and a = kappa_t/kappa_s the posterior under a prediction
+phat of z_0 is
 
-    P(z_s = k | z_t = j) = sum_i phat_i [a d_kj + (1-a) p_j] [kappa_s d_ki + (1-kappa_s) p_k] / [kappa_t d_ij + (1-kappa_t) p_j].
+    P(z_s = k | z_t = j)
+        = sum_i phat_i [a d_kj + (1-a) p_j] [kappa_s d_ki + (1-kappa_s) p_k] / [kappa_t d_ij + (1-kappa_t) p_j].
 
-References: Austin et al. 2021 (D3PM), eq. 3; Vignac et al. 2023 (DiGress), eq. 1-4; Campbell et al. 2024 (CTMC, detailed
-balance), eq. 14-16.
+References: Austin et al. 2021 (D3PM), section 3; Vignac et al. 2023 (DiGress), section 3; Campbell et al. 2024
+(discrete flow models: CTMC rates and detailed balance).
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ class Categorical(Configurable):
     """A component of integer classes with keep probability kappa(t) and prior p.
 
     Args:
-        prior: Probabilities of the K classes at t = 1, normalised here. A class may have probability 0; a prior with all
-            mass on one class is the mask (absorbing) prior.
+        prior: Probabilities of the K classes at t = 1, normalised here. A class may have probability 0; a prior with
+            all mass on one class is the mask (absorbing) prior.
         keep: Schedule whose ``alpha`` is the keep probability kappa.
         space: `Free` for sites (B, N), `Symmetric` for pairs (B, N, N).
 
@@ -93,8 +95,8 @@ class Categorical(Configurable):
         """One Euler step of the Markov chain with stochasticity ``eta``: transition probabilities (..., K).
 
         Off the diagonal h R(j -> k) with h = t - s and
-        R = [-kappa'/(1-kappa)] phat_k + eta {[kappa + (1-kappa) p_k] phat_k + (1-kappa) p_k phat_j}; the diagonal is the
-        complement. The part with eta is in detailed balance with q(z_t | z_0), so it keeps the marginals.
+        R = [-kappa'/(1-kappa)] phat_k + eta {[kappa + (1-kappa) p_k] phat_k + (1-kappa) p_k phat_j}; the diagonal is
+        the complement. The part with eta is in detailed balance with q(z_t | z_0), so it keeps the marginals.
         """
         kappa_t = self.kappa(t, z_t)[..., None].to(probabilities.dtype)
         kappa_s = self.kappa(s, z_t)[..., None].to(probabilities.dtype)

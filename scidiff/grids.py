@@ -22,8 +22,8 @@ def time_grid(process: Process, grid: str | Tensor, steps: int, component: str |
 
     Args:
         process: Supplies the schedule that rules in lambda or sigma refer to.
-        grid: ``"uniform"`` in t, ``"quadratic"`` in sqrt(t), ``"logsnr"`` in lambda, ``"karras"`` (sigma/alpha to the power
-            1/7), ``"edm"`` (the same with ``steps`` nodes, then sigma = 0), ``"log"`` (geometric in t down to
+        grid: ``"uniform"`` in t, ``"quadratic"`` in sqrt(t), ``"logsnr"`` in lambda, ``"karras"`` (sigma/alpha to the
+            power 1/7), ``"edm"`` (the same with ``steps`` nodes, then sigma = 0), ``"log"`` (geometric in t down to
             max(t_min, 0.01)), or a tensor of times, used as it is (then ``steps`` is ignored).
         steps: Number of intervals, at least 1.
         component: Component whose schedule rules; default: the first continuous one.

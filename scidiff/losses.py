@@ -4,8 +4,8 @@ The loss of a continuous component is w(t) |D(x_t) - x_0|^2, averaged over the l
 categorical one is the cross entropy of z_0. Every parameterisation is a weight on the x0 error: with
 rho = sigma/alpha, |dx0|^2 = rho^2 |deps|^2, |dw|^2 = (alpha lambda')^2 |dx0|^2 and |dF|^2 = |dx0|^2/c_out^2.
 
-References: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation"; Karras et
-al. 2022, eq. 8; Hang et al. 2023 (min-SNR).
+References: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation"; Karras
+et al. 2022, eq. 8; Hang et al. 2023 (min-SNR).
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ class TimeLaw(Configurable):
     """Distribution of the training time.
 
     Args:
-        name: ``"uniform"``; ``"beta"`` (a, b; (1, 2) has density 2 (1 - t), towards data); ``"logit_normal"`` (mean, std);
-            ``"lognormal_sigma"`` (P_mean, P_std of ln sigma/alpha, mapped by the schedule); ``"uniform_lambda"``.
+        name: ``"uniform"``; ``"beta"`` (a, b; (1, 2) has density 2 (1 - t), towards data); ``"logit_normal"`` (mean,
+            std); ``"lognormal_sigma"`` (P_mean, P_std of ln sigma/alpha, mapped by the schedule); ``"uniform_lambda"``.
         a: First parameter.
         b: Second parameter.
         stratified: Spread the batch evenly over the quantiles of the law (lower variance).

@@ -2,12 +2,13 @@ r"""Preconditioning: D(x) = c_skip y + c_out F(c_in y, c_noise) on the shifted s
 
 | kind | c_skip | c_out | c_in | c_noise |
 | --- | --- | --- | --- | --- |
-| ``"edm"`` | alpha sd^2/(alpha^2 sd^2 + sigma^2) | sigma sd/sqrt(alpha^2 sd^2 + sigma^2) | 1/sqrt(alpha^2 sd^2 + sigma^2) | log(rho)/4 |
+| ``"edm"`` | alpha sd^2/V | sigma sd/sqrt(V) | 1/sqrt(V) | log(rho)/4 |
 | ``"vp"`` | 1/alpha | -rho | 1/(alpha sqrt(1 + rho^2)) | 999 t |
 | ``"ve"`` | 1/alpha | rho | 1/alpha | log(rho/2) |
 | ``"iddpm"`` | 1/alpha | -rho | 1/(alpha sqrt(1 + rho^2)) | M - 1 - nearest index |
 
-with rho = sigma/alpha. The last three are written by their authors for alpha = 1 and are applied to y/alpha here.
+with V = alpha^2 sd^2 + sigma^2 and rho = sigma/alpha.
+The last three are written by their authors for alpha = 1 and are applied to y/alpha here.
 
 References: Karras et al. 2022, table 1, eq. 7 and appendix B.6 ("edm" is extended to alpha != 1).
 """

@@ -1,7 +1,7 @@
 """A process: schedule + noise for one state, or for a dict of named ones (a system of SDEs).
 
-Every continuous component follows x_t = alpha(t) x_0 + beta(t) x_1 + sigma(t) eps; categorical components keep their class
-with probability kappa(t). All components of a system share one time unless a dict of times is given.
+Every continuous component follows x_t = alpha(t) x_0 + beta(t) x_1 + sigma(t) eps; categorical components keep their
+class with probability kappa(t). All components of a system share one time unless a dict of times is given.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class Process(Configurable):
     def noise(
         self, like: Mapping[str, Tensor], source: NoiseSource, cond: Mapping[str, Any] | None = None
     ) -> dict[str, Tensor]:
-        """One draw from ``source`` for the parts in ``like``: unit noise, or uniform numbers for categorical components."""
+        """One draw from ``source`` for the parts in ``like``: unit noise, or uniform numbers for classes."""
         if source.recorded is not None:
             return self.split(source.replay())
         drawn: dict[str, Tensor] = {}
@@ -210,7 +210,7 @@ class Process(Configurable):
             ratio = alpha if isinstance(component, Categorical) else (alpha / max(sigma, 1e-12)) ** 2
             if ratio > max_snr and (math.isclose(schedule.prior_std, 1) or alpha < 1) and sigma > 0:
                 warnings.warn(
-                    f"component {name!r} keeps a signal-to-noise ratio of {ratio:.3g} at t = 1, so x_1 is not its prior.",
+                    f"component {name!r} keeps a signal-to-noise ratio of {ratio:.3g} at t = 1: x_1 is not its prior.",
                     stacklevel=2,
                 )
 

@@ -27,7 +27,8 @@ _ROUNDS = 10
 
 
 def seed_table(seed: Seeds, num_samples: int) -> Tensor:
-    """One row (seed, index) a sample, int64 (B, 2). An int s stands for (s, 0), (s, 1), ...; a list has an entry a sample.
+    """One row (seed, index) a sample, int64 (B, 2). An int s stands for (s, 0), (s, 1), ...; a list has an entry a
+    sample.
 
     Raises:
         ValueError: If a list has another length than the batch.

@@ -80,7 +80,8 @@ class DiscreteVP(VariancePreserving):
 
     def drift_coefficient(self, t: Tensor) -> Tensor:
         slopes = (self._log_alpha.diff() * self.num_levels).to(device=t.device, dtype=t.dtype)
-        # the left piece at a node, so that the rate at t_i is the one of the step that ends there; t_i may be rounded up
+        # the left piece at a node, so that the rate at t_i is the one of the step that ends there; t_i may be rounded
+        # up
         index = (t * (self.num_levels * (1 - 1e-6))).ceil().long().clamp(1, self.num_levels) - 1
         return slopes[index]
 

@@ -87,9 +87,9 @@ class DPMpp3M(Solver):
 class DPMppSDE2M(Solver):
     r"""x_s = (sigma_s/sigma_t) e^{-eta h} x_t + alpha_s (1 - e^{-H}) D_0 + correction + noise, H = (1 + eta) h.
 
-    The noise is sigma_s sqrt(1 - e^{-2 eta h}) z. With r = h_prev/h the correction is alpha_s (1 - e^{-H}) (D_0 - D_1)/(2 r) ("midpoint") or
-    alpha_s (1 - (1 - e^{-H})/H) (D_0 - D_1)/r ("heun"). Weak order 2 for a Gaussian, one evaluation a step. eta = 0
-    with "midpoint" is `DPMpp2M`; the first step with eta = 1 is ancestral.
+    The noise is sigma_s sqrt(1 - e^{-2 eta h}) z. With r = h_prev/h the correction is alpha_s (1 - e^{-H}) (D_0 -
+    D_1)/(2 r) ("midpoint") or alpha_s (1 - (1 - e^{-H})/H) (D_0 - D_1)/r ("heun"). Weak order 2 for a Gaussian, one
+    evaluation a step. eta = 0 with "midpoint" is `DPMpp2M`; the first step with eta = 1 is ancestral.
 
     Args:
         eta: Stochasticity, at least 0; 1 is the reverse SDE.

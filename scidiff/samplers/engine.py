@@ -75,9 +75,9 @@ def sample(
         init: A shape (tuple, or dict of tuples), or a state at the first grid time.
         solver: Name or object; see `scidiff.samplers.solver_names`.
         solver_options: Options of the solver, and of the run: ``final_denoise`` (one more evaluation, returns x0 and
-            the final classes), ``discrete`` ("posterior" or "ctmc" steps of categorical components), ``discrete_eta`` (0 is
-            used in the last step), ``final_class`` ("argmax" or "draw"), ``grid_component`` (whose schedule rules the
-            grid).
+            the final classes), ``discrete`` ("posterior" or "ctmc" steps of categorical components), ``discrete_eta``
+            (0 is used in the last step), ``final_class`` ("argmax" or "draw"), ``grid_component`` (whose schedule
+            rules the grid).
         steps: Number of grid intervals.
         grid: Name or tensor of times, see `scidiff.grids.time_grid`.
         seed: An int, or one int (or pair) per sample; the noise of a sample depends on its own seed only.

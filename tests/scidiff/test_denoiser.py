@@ -78,7 +78,7 @@ def test_iddpm_coefficients():
 
 
 def test_edm_coefficients_have_unit_variances():
-    """c_in makes the input, c_out the target, of unit variance, for data of std sd (Karras et al. 2022, appendix B.6)."""
+    """c_in makes the input, c_out the target, of unit variance, for data of std sd (Karras et al. 2022, B.6)."""
     alpha, sigma, sd = torch.tensor(0.6, dtype=F64), torch.tensor(0.9, dtype=F64), 0.5
     c = coefficients("edm", alpha, sigma, torch.zeros((), dtype=F64), sd)
     assert float(c.scale**2 * (alpha**2 * sd**2 + sigma**2)) == pytest.approx(1, rel=1e-14)
