@@ -7,9 +7,11 @@ from scidiff.lazy import lazy_exports
 if TYPE_CHECKING:  # each of these names stands in _EXPORTS, too; a test compares the two lists
     from scidiff.denoiser import Denoiser
     from scidiff.discrete import Categorical
+    from scidiff.encoding import encode, encode_noise
     from scidiff.endpoints import BrownianBridge, MeanReverting, Residual
     from scidiff.interpolants import Custom, Interpolant
     from scidiff.laws import GaussianNoise
+    from scidiff.likelihood import log_prob
     from scidiff.noise import Compose, Free, Masked, NoiseSource, Symmetric, ZeroMean
     from scidiff.process import Component, Process
     from scidiff.samplers import sample
@@ -44,12 +46,17 @@ __all__ = [
     "Symmetric",
     "Trig",
     "ZeroMean",
+    "encode",
+    "encode_noise",
+    "log_prob",
     "sample",
 ]
 
 _EXPORTS = {
     "Denoiser": "scidiff.denoiser",
     "Categorical": "scidiff.discrete",
+    "encode": "scidiff.encoding",
+    "encode_noise": "scidiff.encoding",
     "BrownianBridge": "scidiff.endpoints",
     "MeanReverting": "scidiff.endpoints",
     "Residual": "scidiff.endpoints",
@@ -58,6 +65,7 @@ _EXPORTS = {
     "Compose": "scidiff.noise",
     "Free": "scidiff.noise",
     "GaussianNoise": "scidiff.laws",
+    "log_prob": "scidiff.likelihood",
     "Masked": "scidiff.noise",
     "NoiseSource": "scidiff.noise",
     "Symmetric": "scidiff.noise",

@@ -18,7 +18,7 @@ from scidiff.random import Seeds
 from scidiff.samplers.base import Plan, Solver, SolverLike, get_solver
 from scidiff.samplers.passes import merge_passes, plan_passes
 
-__all__ = ["SampleInfo", "StepInfo", "sample"]
+__all__ = ["SampleInfo", "StepInfo", "follow", "sample"]
 
 _ENGINE_OPTIONS = {
     "final_denoise": False,
@@ -119,6 +119,26 @@ def sample(
         state = den.process.split(den.process.prior(like, source, cond, x_1))
     loop = _Loop(wrapped, method, plan.cast(_float_dtype(state), first.device), source, cond, x_1, run, items)
     return loop.run(state, times, save, progress, callback)
+
+
+def follow(
+    den: Denoiser,
+    method: Solver,
+    plan: Plan,
+    state: State,
+    times: Tensor,
+    *,
+    cond: Mapping[str, Any] | None = None,
+    x_1: State | None = None,
+) -> State:
+    """Carry out a deterministic ``plan``, in either direction of time, from ``state`` at ``times[0]``."""
+    parts = den.process.split(state)
+    first = next(iter(parts.values()))
+    source = NoiseSource(0, len(first), device=first.device)
+    loop = _Loop(
+        den, method, plan.cast(_float_dtype(parts), first.device), source, cond, x_1, dict(_ENGINE_OPTIONS), []
+    )
+    return loop.run(parts, times, "last", False, None)
 
 
 class _Loop:
