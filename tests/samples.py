@@ -80,4 +80,5 @@ SAMPLES: dict[str, Callable[[], Any]] = {
 # classes that inherit `Configurable` but live in memory only, with the reason
 NOT_DESCRIBED = {
     "scidiff.guidance.base.Guided": "made by wrap(); a guidance may hold functions",
+    "scidiff.interpolants.Custom": "made of callables, and says so",
 }

@@ -84,8 +84,8 @@ class SingleStep(Solver):
 
     def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
         begin, end = interval_ends(rows)
-        part = Exponential(Curve(curve.schedule, begin, curve.s), self.model)  # from the start of the interval
-        whole = Exponential(Curve(curve.schedule, begin, end), self.model)
+        part = Exponential(Curve(curve.schedule, begin, curve.s), self.models[0])  # from the start of the interval
+        whole = Exponential(Curve(curve.schedule, begin, end), self.models[0])
         place = torch.where(
             part.is_regular & whole.is_regular, part.h / whole.h, 1.0
         )  # r of the node that a row leads to

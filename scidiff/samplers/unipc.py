@@ -74,7 +74,7 @@ class UniPC(Solver):
     def fill(self, curve: Curve, rows: Sequence[Row]) -> dict[str, Tensor]:
         corrects = like_rows([not row.mark for row in rows], curve.t)
         start = anchor_values(curve.t, rows)  # a corrector repeats the step that began at the anchor
-        step = Exponential(Curve(curve.schedule, start, curve.s), self.model)
+        step = Exponential(Curve(curve.schedule, start, curve.s), self.models[0])
         lam = known_nodes(lambda t: 0.5 * curve.schedule.log_snr(t), rows, self.depth)
         predicted = self._weights(step, rows, lam, False)
         corrected = self._weights(step, rows, lam, True)
