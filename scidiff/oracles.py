@@ -286,7 +286,7 @@ class GaussianOracle(MixtureOracle):
             step = torch.einsum("uv,vwd->uwd", move, look)
             centre = torch.einsum("uvd,vd->ud", step, centre) + move @ shift
             spread = torch.einsum("uvd,vdwe,xwe->udxe", step, spread, step)
-            spread[0, :, 0] += numbers[2] ** 2 * torch.eye(dims)
+            spread[0, :, 0] += numbers[2] ** 2 * torch.eye(dims, dtype=torch.float64)
         return vectors @ centre[0], vectors @ spread[0, :, 0] @ vectors.T
 
 
