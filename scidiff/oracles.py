@@ -271,13 +271,16 @@ class GaussianOracle(MixtureOracle):
         spread = torch.zeros(slots, dims, slots, dims, dtype=torch.float64)
         centre[0], spread[0, :, 0] = vectors.T @ mean, vectors.T @ cov @ vectors
         for row, numbers in zip(plan.rows, table, strict=True):
-            gain, offset = _model_line("x0" if row.is_start else plan.model, schedule, row.t, vectors.T @ data, values)
+            models = ("x0",) if row.is_start else plan.models
             look = torch.eye(slots).double()[..., None].repeat(1, 1, dims)
             shift = torch.zeros_like(centre)
             if row.evaluate:
                 look[2:] = 0
-                look[2, 0], shift[2] = gain, offset
-                look[3:, 2:-1] = torch.eye(slots - 3).double()[..., None]
+                look[2 + len(models) :, 2 : slots - len(models)] = torch.eye(slots - 2 - len(models)).double()[
+                    ..., None
+                ]
+                for j, model in enumerate(models):
+                    look[2 + j, 0], shift[2 + j] = _model_line(model, schedule, row.t, vectors.T @ data, values)
             if row.mark:
                 look[1] = 0
                 look[1, 0] = 1
@@ -363,8 +366,9 @@ def _model_line(model: str, schedule: Schedule, t: Tensor, mean: Tensor, values:
     x0, eps = alpha * values / variance, sigma / variance
     if model == "x0":
         return x0, mean - x0 * alpha * mean
-    if model == "eps":
-        return eps, -eps * alpha * mean
+    if model in ("eps", "score"):
+        slope = eps if model == "eps" else -1 / variance
+        return slope, -slope * alpha * mean
     slope = schedule.alpha_dot(t) * x0 + schedule.sigma_sigma_dot(t) / variance
     return slope, schedule.alpha_dot(t) * mean - slope * alpha * mean
 

@@ -27,8 +27,9 @@ _ROUNDS = 10
 
 
 def seed_table(seed: Seeds, num_samples: int) -> Tensor:
-    """One row (seed, index) a sample, int64 (B, 2). An int s stands for (s, 0), (s, 1), ...; a list has an entry a
-    sample.
+    """One Philox key a sample, int64 (B, 2), hashed from (seed, index) so that no pattern of seeds collides.
+
+    An int s stands for (s, 0), (s, 1), ...; a list has an entry a sample, an int s being (s, 0).
 
     Raises:
         ValueError: If a list has another length than the batch.
@@ -39,8 +40,10 @@ def seed_table(seed: Seeds, num_samples: int) -> Tensor:
         rows = [(int(s), 0) if isinstance(s, Integral) else (int(s[0]), int(s[1])) for s in seed]
     if len(rows) != num_samples:
         raise ValueError(f"expected one seed or one per sample ({num_samples}), got {len(rows)} seeds.")
-    signed = [(_wrap(a), _wrap(b)) for a, b in rows]
-    return torch.tensor(signed, dtype=torch.int64).reshape(num_samples, 2)
+    words = torch.tensor([(a & _LOW, (a >> 32) & _LOW, b & _LOW, (b >> 32) & _LOW) for a, b in rows], dtype=torch.int64)
+    seed_low, seed_high, index_low, index_high = words.reshape(num_samples, 4).unbind(1)
+    zero = torch.zeros_like(seed_low)
+    return torch.stack(philox((index_low, index_high, zero, zero), (seed_low, seed_high))[:2], dim=1)
 
 
 def stream_id(name: str) -> int:
@@ -64,31 +67,21 @@ def philox(counter: Sequence[Tensor], key: Sequence[Tensor]) -> tuple[Tensor, Te
     return c0, c1, c2, c3
 
 
-def uniform(seeds: Tensor, stream: int, draw: int, num_elements: int) -> Tensor:
-    """Uniform numbers in (0, 1), float64 (B, num_elements): row i depends on ``seeds[i]``, stream and draw only."""
-    words = torch.stack(_words(seeds, stream, draw, num_elements), dim=-1)
+def uniform(keys: Tensor, stream: int, draw: int, num_elements: int) -> Tensor:
+    """Uniform numbers in (0, 1), float64 (B, num_elements): row i depends on ``keys[i]``, stream and draw only."""
+    words = torch.stack(_words(keys, stream, draw, num_elements), dim=-1)
     return ((words.double() + 0.5) / 2**32).flatten(1)[:, :num_elements]
 
 
-def standard_normal(seeds: Tensor, stream: int, draw: int, num_elements: int) -> Tensor:
+def standard_normal(keys: Tensor, stream: int, draw: int, num_elements: int) -> Tensor:
     """Standard normal numbers rounded to float32, (B, num_elements); Box-Muller in float64, |z| < 6.8."""
-    u = uniform(seeds, stream, draw, num_elements + num_elements % 2).unflatten(1, (-1, 2))
+    u = uniform(keys, stream, draw, num_elements + num_elements % 2).unflatten(1, (-1, 2))
     radius, angle = (-2 * u[..., 0].log()).sqrt(), 2 * math.pi * u[..., 1]
     pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)
     return pairs.flatten(1)[:, :num_elements].float()
 
 
-def _words(seeds: Tensor, stream: int, draw: int, num_elements: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    blocks = torch.arange((num_elements + 3) // 4, device=seeds.device).expand(len(seeds), -1)
-    zero = torch.zeros_like(seeds[:, :1])
-    seed, index = ((row & _LOW, (row >> 32) & _LOW) for row in (seeds[:, :1], seeds[:, 1:]))
-    # 128 bits of seed and index do not fit a 64-bit key: hash them, so that no arithmetic pattern of seeds collides
-    key = philox((*index, zero, zero), seed)[:2]
+def _words(keys: Tensor, stream: int, draw: int, num_elements: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    blocks = torch.arange((num_elements + 3) // 4, device=keys.device).expand(len(keys), -1)
     counter = (blocks, torch.full_like(blocks, draw), torch.full_like(blocks, stream), torch.zeros_like(blocks))
-    return philox(counter, [word.expand_as(blocks) for word in key])
-
-
-def _wrap(value: int) -> int:
-    """Two's complement of the low 64 bits."""
-    value &= 2**64 - 1
-    return value - 2**64 if value >= 2**63 else value
+    return philox(counter, [word[:, None].expand_as(blocks) for word in keys.unbind(1)])
