@@ -34,10 +34,10 @@ def seed_table(seed: Seeds, num_samples: int) -> Tensor:
     Raises:
         ValueError: If a list has another length than the batch.
     """
-    if isinstance(seed, Integral):
+    if isinstance(seed, int | Integral):
         rows = [(int(seed), i) for i in range(num_samples)]
     else:
-        rows = [(int(s), 0) if isinstance(s, Integral) else (int(s[0]), int(s[1])) for s in seed]
+        rows = [(int(s), 0) if isinstance(s, int | Integral) else (int(s[0]), int(s[1])) for s in seed]
     if len(rows) != num_samples:
         raise ValueError(f"expected one seed or one per sample ({num_samples}), got {len(rows)} seeds.")
     words = torch.tensor([(a & _LOW, (a >> 32) & _LOW, b & _LOW, (b >> 32) & _LOW) for a, b in rows], dtype=torch.int64)
