@@ -68,7 +68,7 @@ class SelfGuidance(Guidance):
             )
         self.observation, self.loss, self.scale, self.parity = observation, loss, float(scale), parity
         self.num_samples, self.levels, self.time_series = num_samples, levels, tuple(time_series)
-        self._point: Point | None = None
+        self._times: dict[str, Tensor] = {}
         self._slopes: Shift = {}
 
     def check(self, den: Denoiser) -> None:
@@ -81,7 +81,7 @@ class SelfGuidance(Guidance):
                 f"quantile guidance acts on each number by itself and breaks rotation symmetry; component {name!r} is "
                 f"not flagged as a time series. Pass time_series=({name!r},) if it is one, else use loss='ms'."
             )
-        self._process, self._point, self._slopes = den.process, None, {}
+        self._process, self._times, self._slopes = den.process, {}, {}
 
     def shift(self, point: Point) -> Shift:
         """(sigma^2/alpha) S g, or nothing for ``parity="ddpm"``, where `constrain` moves the state."""
@@ -91,17 +91,15 @@ class SelfGuidance(Guidance):
         slopes = {name: -self.scale * slope for name, slope in point.gradients([value]).items()}
         if self.parity == "paper":
             return point.lift(slopes)
-        self._point, self._slopes = point, {name: point.metric(name, g) for name, g in slopes.items()}
+        self._times, self._slopes = point.times, {name: point.metric(name, g) for name, g in slopes.items()}
         return {}
 
     def constrain(self, x: State, t: Tensor, source: NoiseSource) -> State:
         """``parity="ddpm"``: x + v g with the posterior variance v of the step that led to ``t``."""
-        if self._point is None:
-            return x
-        point, self._point = self._point, None
-        parts = self._process.split(x)
-        for name, g in self._slopes.items():
-            schedule, now = self._process.continuous[name].schedule, point.times[name].double()
+        parts, slopes = self._process.split(x), self._slopes
+        self._slopes = {}
+        for name, g in slopes.items():
+            schedule, now = self._process.continuous[name].schedule, self._times[name].double()
             then = t.to(now)
             alpha, sigma_t, sigma_s = (
                 schedule.alpha(now) / schedule.alpha(then),
