@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks.NAME`` writes JSON and a plot to ``results`` and a table to ``README.md``."""
