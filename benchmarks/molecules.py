@@ -24,10 +24,11 @@ STEPS = (20, 50, 100)
 PREPARED = Path("data/qm9.npz")
 TITLE = "Molecules"
 _PAGE = """`{checkpoint}`, {n} molecules, seed {seed}; 95 % intervals (Wilson). A molecule is valid if it passes the
-strict verdict: valences, one fragment, sanitisation, no radicals. "Bonds within 25 %" is the share of valid molecules all of
-whose bonds lie within 25 % of the sum of covalent radii; "valid 3D" is the share of all molecules that are valid, with
-bonds at 0.75 to 1.30 and contacts above 1.0 of that sum. Reference: {reference}. {processor}, {threads} threads, torch
-{torch}, {date}. Run `python -m benchmarks.molecules`; figures in `results/molecules.json`.
+strict verdict: valences, one fragment, sanitisation, no radicals. "Bonds within 25 %" is the share of valid
+molecules all of whose bonds lie within 25 % of the sum of covalent radii; "valid 3D" is the share of all
+molecules that are valid, with bonds at 0.75 to 1.30 and contacts above 1.0 of that sum. Reference:
+{reference}. {processor}, {threads} threads, torch {torch}, {date}. Run `python -m benchmarks.molecules`;
+figures in `results/molecules.json`.
 
 """
 

@@ -141,7 +141,7 @@ class MoleculeDiffusion(DiffusionModule):
         self.denoiser = Denoiser(
             network, flow_process(spec), prediction=prediction, self_conditioning=self.self_conditioning > 0
         )
-        self._init_args.update(spec=spec, network=network)
+        self._remember(spec=spec, network=network)
 
 
 def _with_classes(template: Mapping[str, Any], spec: MoleculeSpec) -> Any:

@@ -45,7 +45,7 @@ class MoleculeGenerator(Pretrained):
     ) -> None:
         if not isinstance(denoiser, Denoiser):
             denoiser, spec = _trained(denoiser)
-            self._init_args.update(denoiser=denoiser, spec=spec)
+            self._remember(denoiser=denoiser, spec=spec)
         if spec is None:
             raise ValueError("a MoleculeGenerator needs the MoleculeSpec of its training data beside the denoiser.")
         self.denoiser = denoiser.eval()

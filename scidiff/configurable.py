@@ -43,12 +43,16 @@ class Configurable:
                 object.__setattr__(self, "_init_args", _bound_arguments(signature, self, args, kw))
             original(self, *args, **kw)
 
-        cls.__init__ = recording_init  # type: ignore[method-assign]
+        type.__setattr__(cls, "__init__", recording_init)  # not an assignment, which would hide the signatures
 
     def to_config(self) -> dict[str, Any]:
         """Class path and constructor arguments as plain, JSON-ready values."""
         arguments = getattr(self, "_init_args", {})
         return {"class_path": _class_path(type(self)), "init_args": {k: config_of(v) for k, v in arguments.items()}}
+
+    def _remember(self, **arguments: Any) -> None:
+        """Replace recorded constructor arguments by what they became, such as a network sized by the data."""
+        self.__dict__["_init_args"].update(arguments)
 
     @classmethod
     def from_config(cls: type[_Self], config: Mapping[str, Any]) -> _Self:

@@ -58,7 +58,8 @@ class Part:
     ) -> None:
         self.kind, self.raw, self.x, self.t = kind, raw, x, t
         self.component, self.x_1, self.cond = component, x_1, cond
-        self.data_std, self.preconditioning = data_std, preconditioning
+        self.data_std = data_std
+        self.preconditioning: pre.Preconditioning = preconditioning
 
     def replace(self, x0: Tensor) -> Part:
         """The same point with another x0 prediction."""
@@ -301,7 +302,8 @@ class Denoiser(Configurable, nn.Module):
     ) -> None:
         nn.Module.__init__(self)
         self.network, self.process = network, process
-        self.self_conditioning, self.heuristic, self.preconditioning = self_conditioning, heuristic, preconditioning
+        self.self_conditioning, self.heuristic = self_conditioning, heuristic
+        self.preconditioning: pre.Preconditioning = preconditioning
         named = prediction if isinstance(prediction, Mapping) else dict.fromkeys(process.continuous, prediction)
         self.prediction = {name: _kind(named.get(name, "x0"), name) for name in process.continuous}
         unknown = set(named) - set(process.components)

@@ -74,7 +74,8 @@ class StudentTNoise(NoiseLaw):
             return z
         if radial is None:
             concentration = torch.full((len(z),), self.D / 2, dtype=torch.float64, device=z.device)
-            half_chi2 = torch._standard_gamma(concentration, generator=generator)  # the public Gamma takes no generator
+            # the public Gamma distribution takes no generator
+            half_chi2 = torch._standard_gamma(concentration, generator=generator)  # pyright: ignore
         else:
             quantiles = special.gammaincinv(self.D / 2, radial.double().cpu().numpy())
             half_chi2 = torch.as_tensor(quantiles, dtype=torch.float64, device=z.device)

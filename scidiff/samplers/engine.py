@@ -357,7 +357,7 @@ def _like(den: Denoiser, init: Any) -> tuple[State, bool]:
     if set(parts) != set(den.process.components):
         raise ValueError(f"init must have the components {sorted(den.process.components)}, got {sorted(parts)}.")
     if not is_shape:
-        return init, False
+        return den.process.join(parts), False
     reference = next((p for p in (*den.parameters(), *den.buffers()) if p.is_floating_point()), None)
     dtype = reference.dtype if reference is not None else torch.get_default_dtype()
     device = reference.device if reference is not None else torch.device("cpu")
