@@ -9,6 +9,7 @@ transport and flow matching for point clouds).
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -19,8 +20,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from scidiff.configurable import Configurable
+from scidiff.denoiser import Denoiser
+from scidiff.encoding import encode
+from scidiff.process import State
+from scidiff.samplers import sample
 
-__all__ = ["BatchOT", "Coupling", "EquivariantOT", "Independent", "kabsch"]
+__all__ = ["BatchOT", "Coupling", "EquivariantOT", "Independent", "Reflow", "Sinkhorn", "kabsch"]
 
 _MAX_BATCH = 512
 
@@ -98,6 +103,81 @@ class EquivariantOT(Coupling):
             order[k, :count] = linear_sum_assignment(cost[k, :count, :count])[1]
         index = torch.as_tensor(order, device=x_1.device)[..., None].expand_as(x_1)
         return x_1.gather(1, index)
+
+
+class Sinkhorn(Coupling):
+    r"""Entropic optimal transport of the batch: x_1 is drawn from the row of the plan that belongs to x_0.
+
+    The plan minimises sum P |x_0 - x_1|^2 + regularisation sum P log P with uniform marginals; it tends to `BatchOT`
+    for a small and to `Independent` pairs (drawn with replacement) for a large regularisation. A Schroedinger bridge of
+    diffusion sigma needs the regularisation 2 sigma^2. The iteration runs on logarithms, in float64.
+
+    Args:
+        regularisation: Weight of the entropy (squared units of the data), above 0.
+        max_iterations: Largest number of iterations.
+        tolerance: Largest error of a marginal, relative, at which the iteration stops.
+
+    Raises:
+        ValueError: If ``regularisation`` is not above 0.
+
+    References: Cuturi 2013, "Sinkhorn Distances"; Tong et al. 2024 (Schroedinger bridge conditional flow matching).
+    """
+
+    def __init__(self, regularisation: float = 0.1, max_iterations: int = 1000, tolerance: float = 1e-6) -> None:
+        if regularisation <= 0:
+            raise ValueError(f"regularisation must be above 0, got {regularisation}; BatchOT is the limit 0.")
+        self.regularisation, self.max_iterations, self.tolerance = regularisation, max_iterations, tolerance
+
+    def plan(self, x_0: Tensor, x_1: Tensor) -> Tensor:
+        """Log of the plan (B, B) with marginals 1/B."""
+        cost = torch.cdist(x_0.flatten(1).double(), x_1.flatten(1).double()).square() / self.regularisation
+        log_mass = -math.log(len(x_0))
+        row, column = (torch.zeros(len(x_0), dtype=torch.float64, device=x_0.device) for _ in range(2))
+        for _ in range(self.max_iterations):
+            row = log_mass - torch.logsumexp(column[None] - cost, 1)
+            error = torch.logsumexp(row[:, None] + column[None] - cost, 0) - log_mass
+            if float(error.abs().max()) < self.tolerance:
+                break
+            column = column - error
+        return row[:, None] + column[None] - cost
+
+    def couple(
+        self,
+        x_0: Tensor,
+        x_1: Tensor,
+        cond: Mapping[str, Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """x_1 (B, ...) drawn with replacement from the rows of the plan."""
+        rows = torch.softmax(self.plan(x_0, x_1), dim=1)
+        return x_1[torch.multinomial(rows, 1, generator=generator)[:, 0]]
+
+
+class Reflow(Coupling):
+    """Pairs from a model's own flow: x_1 is where the flow takes x_0, so that a second model can be nearly straight.
+
+    ``couple`` encodes data upward and ignores the given noise; ``pairs`` goes the other way and needs no data.
+
+    Args:
+        den: Trained denoiser.
+        solver: Deterministic solver.
+        steps: Number of grid intervals.
+        grid: Name of the grid; it should reach from t = 1 down to t_min.
+
+    References: Liu et al. 2023, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow".
+    """
+
+    def __init__(self, den: Denoiser, solver: str = "heun", steps: int = 50, grid: str = "uniform") -> None:
+        self.den, self.solver, self.steps, self.grid = den, solver, steps, grid
+
+    def couple(self, x_0: State, x_1: State, cond: Mapping[str, Any] | None = None) -> State:
+        """Noise from which the flow ends at ``x_0``."""
+        return encode(self.den, x_0, solver=self.solver, steps=self.steps, grid=self.grid, cond=cond)
+
+    def pairs(self, x_1: State, cond: Mapping[str, Any] | None = None) -> tuple[State, State]:
+        """(x_0, x_1) with x_0 the end of the flow from ``x_1``."""
+        x_0 = sample(self.den, x_1, solver=self.solver, steps=self.steps, grid=self.grid, cond=cond)
+        return x_0, x_1
 
 
 def kabsch(x: Tensor, y: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ __all__ = ["WEIGHTINGS", "DenoisingLoss", "LossOutput", "TimeLaw", "weighting"]
 
 
 def weighting(name: str, schedule: Schedule, t: Tensor, data_std: float = 1.0) -> Tensor:
-    """Weight w(t) on the squared x0 error, float64, shape of ``t``.
+    """Weight w(t) on the squared x0 error, float64, shape of ``t``; 0 where sigma(t) = 0.
 
     Args:
         name: Key of `WEIGHTINGS`.
@@ -43,7 +43,9 @@ def weighting(name: str, schedule: Schedule, t: Tensor, data_std: float = 1.0) -
         closest = difflib.get_close_matches(name, WEIGHTINGS, n=1)
         hint = f" Did you mean {closest[0]!r}?" if closest else ""
         raise ValueError(f"unknown weighting {name!r}; known: {', '.join(WEIGHTINGS)}.{hint}")
-    return WEIGHTINGS[name](schedule, t.double(), data_std)
+    time = t.double()
+    value = WEIGHTINGS[name](schedule, time, data_std)
+    return torch.where(schedule.sigma(time) == 0, 0, value)  # given elements at t = 0 have no error and infinite SNR
 
 
 def _snr(schedule: Schedule, t: Tensor) -> Tensor:
@@ -127,6 +129,27 @@ class TimeLaw(Configurable):
             u = (order + u) / num_samples
         return self.quantile(u, schedule).clamp(max(self.t_min, 0.0), 1.0).float()
 
+    def sample_elements(
+        self,
+        num_samples: int,
+        num_elements: int,
+        schedule: Schedule,
+        *,
+        independent: float = 0.2,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Times (num_samples, num_elements): with probability ``independent`` one each, else one for all of a sample.
+
+        References: Liu et al. 2024, "Redefining Temporal Modeling in Video Diffusion: The Vectorized Timestep
+        Approach".
+        """
+        options: dict[str, Any] = {"generator": generator, "device": device}
+        shared = self.sample(num_samples, schedule, **options)[:, None].expand(-1, num_elements)
+        own = self.sample(num_samples * num_elements, schedule, **options).reshape(num_samples, num_elements)
+        is_own = torch.rand(num_samples, 1, generator=generator, device=device) < independent
+        return torch.where(is_own, own, shared)
+
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         """Inverse distribution function at ``u`` in (0, 1), float64."""
         if self.name == "uniform":
@@ -182,12 +205,17 @@ class DenoisingLoss(Configurable):
         eps: State | None = None,
         cond: Mapping[str, Any] | None = None,
         generator: torch.Generator | None = None,
+        target: Callable[[State, State, Times, Mapping[str, Any] | None], State] | None = None,
     ) -> LossOutput:
-        """Perturb ``x_0`` to ``t`` (unless ``x_t`` is given), predict, compare."""
+        """Perturb ``x_0`` to ``t`` (unless ``x_t`` is given), predict, compare with ``x_0``.
+
+        ``target(x_0, x_t, t, cond)`` replaces the clean state in the comparison (`scidiff.targets.StableTarget`).
+        """
         if x_t is None:
             x_t, _ = den.process.perturb(x_0, t, eps, generator=generator, x_1=x_1, cond=cond)
         prediction = den(x_t, t, cond=cond, x_1=x_1)
-        clean, times = den.process.split(x_0), den.process.times(t)
+        clean = den.process.split(x_0 if target is None else target(x_0, x_t, t, cond))
+        times = den.process.times(t)
         parts = {
             name: self._component(den, name, prediction, clean[name], times[name], cond)
             for name in den.process.components

@@ -66,6 +66,7 @@ _SPEC = _make(
 SAMPLES: dict[str, Callable[[], Any]] = {
     "molecules.data.datamodule.MoleculeDataModule": _make("molecules.data.datamodule.MoleculeDataModule", "some.npz"),
     "molecules.data.spec.MoleculeSpec": _SPEC,
+    "scidiff.couplings.Reflow": _make("scidiff.couplings.Reflow", _DENOISER),
     "scidiff.denoiser.Denoiser": _DENOISER,
     "scidiff.discrete.Categorical": _make("scidiff.discrete.Categorical", [0.25, 0.75]),
     "scidiff.noise.Compose": _make("scidiff.noise.Compose", [_make("scidiff.noise.ZeroMean")]),
@@ -74,6 +75,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "scidiff.oracles.MixtureOracle": _make("scidiff.oracles.MixtureOracle", [1.0], [[0.5]], [[[2.0]]]),
     "scidiff.process.Component": _make("scidiff.process.Component", _VPSDE),
     "scidiff.process.Process": _PROCESS,
+    "scidiff.targets.StableTarget": _make("scidiff.targets.StableTarget", _PROCESS),
     "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
 }
 
