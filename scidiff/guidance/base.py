@@ -167,8 +167,8 @@ class Point:
 
         def place(z: Tensor) -> Tensor:
             live = component.space.live(z, self.cond)
-            z = component.space.arrange(z if live is None else torch.where(live, z, 0), self.cond)
-            return component.law.shape(z) if component.law.is_gaussian else z
+            z = z if live is None else torch.where(live, z, 0)
+            return component.shape(z, self.cond) if component.law.is_gaussian else component.space.arrange(z, self.cond)
 
         with torch.enable_grad():
             z = torch.zeros_like(gradient, requires_grad=True)
