@@ -20,6 +20,7 @@ from molecules.chemistry import MoleculeRecord, judge, record_of
 from molecules.io import Entry, read_sdf, read_smiles, read_xyz
 from molecules.report import Report
 from molecules.validity import canonical_set
+from scidiff.arrays import npz_keys, read_npz
 from scidiff.files import check_writable
 
 __all__ = ["MoleculeFile", "evaluate_file", "read_molecules"]
@@ -154,18 +155,16 @@ def read_molecules(
 
 def _read_npz(path: Path, split: str | None, limit: int | None, seed: int) -> MoleculeFile:
     """A prepared file, or flat geometries with the keys num_atoms, charges (atomic numbers) and positions."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}: check the name.")
-    with np.load(path, allow_pickle=False) as data:
-        keys = set(data.files)
-        if {"num_atoms", "numbers", "bonds"} <= keys:
-            return _read_prepared(path, split, limit, seed)
-        if not {"num_atoms", "charges", "positions"} <= keys:
-            raise ValueError(
-                f"{path} has the keys {', '.join(sorted(keys))}: expected a prepared file, or num_atoms, charges "
-                "(atomic numbers) and positions. Run `scidiff molecules prepare` on the original data."
-            )
-        counts, numbers, pos = data["num_atoms"].astype(np.int64), data["charges"], data["positions"]
+    keys = npz_keys(path)
+    if {"num_atoms", "numbers", "bonds"} <= keys:
+        return _read_prepared(path, split, limit, seed)
+    if not {"num_atoms", "charges", "positions"} <= keys:
+        raise ValueError(
+            f"{path} has the keys {', '.join(sorted(keys))}: expected a prepared file, or num_atoms, charges "
+            "(atomic numbers) and positions. Run `scidiff molecules prepare` on the original data."
+        )
+    data = read_npz(path, ("num_atoms", "charges", "positions"))
+    counts, numbers, pos = data["num_atoms"].astype(np.int64), data["charges"], data["positions"]
     offset = np.concatenate([[0], np.cumsum(counts)])
     if offset[-1] != len(numbers) or pos.shape != (len(numbers), 3):
         raise ValueError(f"{path} is inconsistent: {offset[-1]} atoms counted, {len(numbers)} listed, pos {pos.shape}.")

@@ -115,18 +115,17 @@ def clean(
     """
     chunks = _chunks(raw, rules)
     report, parts = CleaningReport(), []
-    bar = _bar(progress)
-    for dataset, outcomes in _run(chunks, _cores() if workers is None else workers):
-        report.total += len(outcomes)
-        bar.update(len(outcomes))
-        for outcome in outcomes:
-            if outcome.reason:
-                report.dropped.append((outcome.id, outcome.reason, outcome.detail))
-            else:
-                report.methods[outcome.method] = report.methods.get(outcome.method, 0) + 1
-        if dataset is not None:
-            parts.append(dataset)
-    bar.close()
+    with _bar(progress) as bar:
+        for dataset, outcomes in _run(chunks, _cores() if workers is None else workers):
+            report.total += len(outcomes)
+            bar.update(len(outcomes))
+            for outcome in outcomes:
+                if outcome.reason:
+                    report.dropped.append((outcome.id, outcome.reason, outcome.detail))
+                else:
+                    report.methods[outcome.method] = report.methods.get(outcome.method, 0) + 1
+            if dataset is not None:
+                parts.append(dataset)
     report.reasons = dict(Counter(reason for _, reason, _ in report.dropped).most_common())
     if not parts:
         reasons = ", ".join(f"{name} {count}" for name, count in report.reasons.items()) or "the source is empty"
@@ -227,4 +226,4 @@ def _cores() -> int:
 
 
 def _bar(progress: bool) -> tqdm:
-    return tqdm(desc="molecules", unit="", disable=not progress)
+    return tqdm(desc="molecules", unit="", disable=not progress, delay=0.5)  # silent before a quick error

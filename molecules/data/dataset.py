@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from molecules.records import MoleculeRecord
+from scidiff.arrays import npz_keys, read_npz
 from scidiff.files import atomic_path
 
 __all__ = ["SPLITS", "MoleculeDataset"]
@@ -132,19 +133,18 @@ class MoleculeDataset:
 
         Raises:
             FileNotFoundError: If the file is missing.
-            ValueError: If it is no prepared file.
+            ValueError: If it is damaged or no prepared file.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist. `scidiff molecules prepare` writes such files.")
-        with np.load(path, allow_pickle=False) as data:
-            missing = [key for key in _REQUIRED if key not in data]
-            if missing:
-                raise ValueError(
-                    f"{path} lacks the arrays {missing}: it is no prepared file. "
-                    "Run `scidiff molecules prepare` on it first."
-                )
-            arrays = {key: data[key] for key in data.files}
+        arrays = read_npz(path)
+        missing = [key for key in _REQUIRED if key not in arrays]
+        if missing:
+            raise ValueError(
+                f"{path} lacks the arrays {missing}: it is no prepared file. "
+                "Run `scidiff molecules prepare` on it first."
+            )
         smiles = bytes(arrays["smiles"]).decode("ascii").split("\n") if "smiles" in arrays else None
         meta = json.loads(str(arrays["meta"])) if "meta" in arrays else {}
         return cls(
@@ -162,11 +162,11 @@ class MoleculeDataset:
 
         Raises:
             FileNotFoundError: If the file is missing.
+            ValueError: If it is no npz archive.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path} does not exist. `scidiff molecules prepare` writes such files.")
-        with np.load(path, allow_pickle=False) as data:
-            return {*_REQUIRED, "explicit_h"} <= set(data.files)
+        return {*_REQUIRED, "explicit_h"} <= npz_keys(path)
 
     def save(self, path: str | Path) -> Path:
         """Write the prepared file (compressed npz) under a temporary name, then rename it.

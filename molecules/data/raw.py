@@ -18,6 +18,7 @@ from rdkit import Chem, rdBase
 
 from molecules.elements import number_of
 from molecules.records import MoleculeRecord, record_of
+from scidiff.arrays import read_npz as read_arrays
 
 __all__ = ["RawMolecule", "read_gdb9", "read_npz", "read_qm9_npz", "read_sdf", "read_xyz", "sha256_of"]
 
@@ -53,17 +54,12 @@ def read_qm9_npz(geometries: Path, smiles: Path) -> Iterator[RawMolecule]:
             raise FileNotFoundError(f"{path} does not exist. Set SCIDIFF_DATA or pass the folder of the QM9 files.")
     with gzip.open(smiles, "rt", encoding="ascii") as file:
         lines = file.read().split()
-    with np.load(geometries, allow_pickle=False) as data:
-        missing = {"gdb_id", "num_atoms", "charges", "positions"} - set(data.files)
-        if missing:
-            raise ValueError(f"{geometries} lacks the arrays {sorted(missing)} of packed QM9 geometries.")
-        ids, sizes, numbers, pos = (
-            data["gdb_id"],
-            data["num_atoms"].astype(np.int64),
-            data["charges"],
-            data["positions"],
-        )
-        split = data.get("split")
+    data = read_arrays(geometries)
+    missing = {"gdb_id", "num_atoms", "charges", "positions"} - set(data)
+    if missing:
+        raise ValueError(f"{geometries} lacks the arrays {sorted(missing)} of packed QM9 geometries.")
+    ids, sizes, numbers, pos = data["gdb_id"], data["num_atoms"].astype(np.int64), data["charges"], data["positions"]
+    split = data.get("split")
     stops = np.cumsum(sizes)
     for k, (gdb_id, stop, size) in enumerate(zip(ids.tolist(), stops.tolist(), sizes.tolist())):
         rows = slice(stop - size, stop)
@@ -144,10 +140,9 @@ def read_npz(path: Path, charge: int = 0) -> Iterator[RawMolecule]:
     they are perceived.
 
     Raises:
-        ValueError: If an array is missing.
+        ValueError: If the file is damaged or an array is missing.
     """
-    with np.load(path, allow_pickle=False) as data:
-        arrays = {key: data[key] for key in data.files}
+    arrays = read_arrays(path)
     number_key = next((key for key in ("numbers", "z", "charges") if key in arrays), None)
     if number_key is None or not {"num_atoms", "positions"} <= arrays.keys():
         raise ValueError(
