@@ -31,20 +31,18 @@ class Categorical(Configurable):
 
     Args:
         prior: Probabilities of the K classes at t = 1, normalised here. A class may have probability 0; a prior with
-            all mass on one class is the mask (absorbing) prior.
+            all mass on one class is the mask (absorbing) prior. A single class is a constant.
         keep: Schedule whose ``alpha`` is the keep probability kappa.
         space: `Free` for sites (B, N), `Symmetric` for pairs (B, N, N).
 
     Raises:
-        ValueError: If ``prior`` is not a list of at least two non-negative numbers with a positive sum.
+        ValueError: If ``prior`` is not a list of non-negative numbers with a positive sum.
     """
 
     def __init__(self, prior: Sequence[float], keep: Schedule | None = None, space: Space | None = None) -> None:
         table = torch.as_tensor(prior, dtype=torch.float64)
-        if table.ndim != 1 or len(table) < 2 or bool((table < 0).any()) or not float(table.sum()) > 0:
-            raise ValueError(
-                f"a categorical prior needs at least 2 non-negative numbers with a positive sum, got {prior}."
-            )
+        if table.ndim != 1 or not len(table) or bool((table < 0).any()) or not float(table.sum()) > 0:
+            raise ValueError(f"a categorical prior is a list of non-negative numbers with a positive sum, got {prior}.")
         self.probabilities = table / table.sum()
         self.keep = keep if keep is not None else Linear()
         self.space = space if space is not None else Free()

@@ -236,7 +236,17 @@ def test_sampling_reaches_the_data_law():
         assert float((frequencies - data).abs().max()) < 4.5 * (0.25 / n) ** 0.5 + bias
 
 
-@pytest.mark.parametrize("prior", [[1.0], [0.0, 0.0], [-1.0, 2.0], [[0.5, 0.5]]])
+@pytest.mark.parametrize("prior", [[], [0.0, 0.0], [-1.0, 2.0], [[0.5, 0.5]]])
 def test_bad_priors_are_refused(prior):
     with pytest.raises(ValueError, match="categorical prior"):
         Categorical(prior)
+
+
+def test_a_single_class_is_a_constant():
+    """Neutral molecules have one formal charge: nothing to noise, nothing to draw."""
+    component, z, u = Categorical([2.0]), torch.zeros(2, 3, dtype=torch.int64), torch.full((2, 3), 0.999)
+    t, s, share = torch.full((2,), 0.7), torch.full((2,), 0.3), torch.ones(2, 3, 1)
+    for drawn in (component.perturb(z, t, u), component.prior(z, u), component.choose(share, u, z)):
+        assert torch.equal(drawn, z)
+    for table in (component.posterior(share, z, t, s), component.ctmc(share, z, t, s, eta=1.0)):
+        assert torch.equal(table, share)
