@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from scidiff.losses import DenoisingLoss, TimeLaw
 from scidiff.noise import Symmetric, ZeroMean
 from scidiff.process import Component, Process
 from scidiff.schedules import Linear
-from scidiff.training import DiffusionModule, StepLoss
+from scidiff.training import CONFIG_KEY, DiffusionModule, StepLoss
 
 __all__ = ["LOSS_WEIGHTS", "MoleculeDiffusion", "flow_process"]
 
@@ -45,7 +46,8 @@ class MoleculeDiffusion(DiffusionModule):
     bond lengths are learnt where they are decided, at small t. Classes are predicted as logits.
 
     Args:
-        network: Network without its class counts, which come from the data; `PairFormer` by default.
+        network: Only its arguments are used: the class counts come from the data, and weights start anew. `PairFormer`
+            by default.
         spec: Vocabulary and statistics; taken from the data module when training starts, if absent.
         loss_weights: Weight of each component; default ``LOSS_WEIGHTS``.
         coupling: ``"equivariant_ot"`` pairs noise and molecule by assignment and rotation; or ``"independent"``.
@@ -60,7 +62,7 @@ class MoleculeDiffusion(DiffusionModule):
         compile: Run the network through ``torch.compile`` in training.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range; when training starts, if the data has another vocabulary.
 
     References: Le et al. 2024 (EQGAT-diff), section 3 (joint generation, x0 prediction); Irwin et al. 2024 (SemlaFlow),
     section 3 (flow matching, self-conditioning); Karras et al. 2022, eq. 7-8 (preconditioning).
@@ -107,9 +109,20 @@ class MoleculeDiffusion(DiffusionModule):
             self._adopt(spec)
 
     def configure_model(self) -> None:
-        """Take the vocabulary from the data module, once."""
+        """Take the vocabulary from the data module, once; later data must have the same one."""
+        spec = getattr(getattr(self.trainer, "datamodule", None), "spec", None)
         if self.spec is None:
-            self._adopt(self.trainer.datamodule.spec)  # type: ignore[attr-defined]
+            if not isinstance(spec, MoleculeSpec):
+                raise ValueError("no vocabulary: fit with a MoleculeDataModule, or build the module with spec=.")
+            self._adopt(spec)
+        elif isinstance(spec, MoleculeSpec):
+            _check_vocabulary(self.spec, spec)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights of another vocabulary, whose classes would silently change their meaning."""
+        config = json.loads(checkpoint.get(CONFIG_KEY, "{}")).get("init_args", {}).get("spec")
+        if config is not None and self.spec is not None:
+            _check_vocabulary(build(config), self.spec)
 
     def prepare(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], None, dict[str, Any]]:
         """State in unit scale, no endpoint, and the node mask."""
@@ -142,6 +155,14 @@ class MoleculeDiffusion(DiffusionModule):
             network, flow_process(spec), prediction=prediction, self_conditioning=self.self_conditioning > 0
         )
         self._remember(spec=spec, network=network)
+
+
+def _check_vocabulary(model: MoleculeSpec, data: MoleculeSpec) -> None:
+    if not model.has_vocabulary_of(data):
+        raise ValueError(
+            f"the model was built for {model}, but the data is {data}: elements, charges, hydrogens and bond classes "
+            "must be the same. Prepare the data with the elements of the model, or train a new one."
+        )
 
 
 def _with_classes(template: Mapping[str, Any], spec: MoleculeSpec) -> Any:

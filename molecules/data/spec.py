@@ -19,6 +19,8 @@ from scidiff.configurable import Configurable, config_of
 
 __all__ = ["MoleculeSpec"]
 
+_VOCABULARY = ("elements", "charges", "explicit_h", "aromatic")
+
 
 @dataclass(frozen=True, repr=False)
 class MoleculeSpec(Configurable):
@@ -165,6 +167,10 @@ class MoleculeSpec(Configurable):
     def charge_index(self, charges: np.ndarray) -> np.ndarray:
         """Positions in ``charges`` of formal charges, int64 of the same shape; -1 for other charges."""
         return _positions(np.asarray(self.charges), charges)
+
+    def has_vocabulary_of(self, other: MoleculeSpec) -> bool:
+        """Whether classes mean the same in both: elements, charges, hydrogens and bond classes."""
+        return all(getattr(self, name) == getattr(other, name) for name in _VOCABULARY)
 
     def covers(self, dataset: MoleculeDataset) -> np.ndarray:
         """(M,) bool, whether every atom of a molecule is in the vocabulary."""
