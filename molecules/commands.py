@@ -16,26 +16,27 @@ from molecules.evaluate import evaluate_file
 from molecules.generator import MoleculeGenerator
 from molecules.molecule_list import MoleculeList
 from scidiff.cli.errors import UserError
-from scidiff.cli.options import check_outputs, resolve_device
+from scidiff.cli.options import check_distinct, check_outputs, resolve_device
 from scidiff.cli.output import note, pairs, write
 from scidiff.files import atomic_path
 
 __all__ = ["demo", "evaluate", "export", "generate", "prepare"]
+
+_FILE_OPTIONS = {"hydrogens": "explicit", "charge": 0, "elements": None, "max_atoms": None, "seed": 0}
 
 
 def prepare(options: argparse.Namespace) -> int:
     """Prepare QM9 or a user's file and print the cleaning report."""
     is_qm9 = options.name == "qm9"
     out = options.out or (Path("data") / (f"{options.name}.npz" if is_qm9 else f"{Path(options.name).stem}.npz"))
-    out.parent.mkdir(parents=True, exist_ok=True)
+    elements = None if options.elements is None else [_element(word) for word in options.elements.split(",")]
+    _check_prepare(options, is_qm9)
+    check_distinct(out, options.report, options.source if is_qm9 else Path(options.name))
     check_outputs(out, suffixes=(".npz",))
     check_outputs(options.report, suffixes=(".json",))
     if is_qm9:
         report = prepare_qm9(options.source, out, workers=options.workers, progress=True)
     else:
-        if options.source is not None:
-            raise UserError("--source belongs to 'prepare qm9'; give your own file as the first argument.")
-        elements = None if options.elements is None else [_element(word) for word in options.elements.split(",")]
         report = prepare_file(
             options.name,
             out,
@@ -56,9 +57,12 @@ def prepare(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """Draw molecules and write them in the formats that were asked for."""
+    outputs = [options.out, options.smiles, options.xyz, options.grid, options.grid_3d, options.report]
+    check_distinct(*outputs)
     check_outputs(options.out, suffixes=(".sdf",))
     check_outputs(options.grid, options.grid_3d, suffixes=(".png",))
-    check_outputs(options.smiles, options.xyz, options.report)
+    check_outputs(options.smiles, options.xyz)
+    check_outputs(options.report, suffixes=(".json",))
     generator = MoleculeGenerator.from_pretrained(options.checkpoint, device=resolve_device(options.device))
     start = time.perf_counter()
     mols = generator.sample(
@@ -91,16 +95,16 @@ def generate(options: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report carries its own notes
             mols.report(reference=_packaged_reference(generator)).to_json(options.report)
-    steps = options.steps or generator.steps
-    write(pairs({**summary, "steps": steps, "nfe": steps + 1, "seconds": round(seconds, 1), "wrote": str(options.out)}))
+    cost = {"steps": options.steps or generator.steps, "nfe": mols.nfe, "seconds": round(seconds, 1)}
+    write(pairs({**summary, **cost, "wrote": str(options.out)}))
     return 0
 
 
 def evaluate(options: argparse.Namespace) -> int:
     """Evaluate a file of molecules."""
     check_outputs(options.out, suffixes=(".json",))
-    with warnings.catch_warnings(record=True):
-        warnings.simplefilter("always", UserWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the report carries its own notes
         report = evaluate_file(
             options.file,
             reference=options.reference,
@@ -134,14 +138,14 @@ def demo(folder: Path) -> list[Path]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         mols.report(reference=_packaged_reference(generator)).to_json(paths[3])
-    note(
-        f"molecules: {mols.valid_fraction:.0%} of {len(mols)} valid and connected at {generator.steps + 1} evaluations."
-    )
+    note(f"molecules: {mols.valid_fraction:.0%} of {len(mols)} valid and connected at {mols.nfe} evaluations.")
     return paths
 
 
-def _packaged_reference(generator: MoleculeGenerator) -> list[Any]:
-    """Test part of the packaged QM9 subset, with or without hydrogens as the model."""
+def _packaged_reference(generator: MoleculeGenerator) -> list[Any] | None:
+    """Test part of the packaged QM9 subset, with or without hydrogens as the model; None for models of other data."""
+    if generator.spec.provenance.get("name") != "qm9":
+        return None
     part = packaged_qm9().subset("test")
     part = part if generator.spec.explicit_h else part.without_hydrogens()
     return [part.record(i) for i in range(len(part))]
@@ -156,6 +160,18 @@ def _summary(mols: MoleculeList) -> dict[str, Any]:
         "unique": f"{len({verdict.smiles for verdict in valid}) / max(1, len(valid)):.1%}",
         **({"failures": failures} if failures else {}),
     }
+
+
+def _check_prepare(options: argparse.Namespace, is_qm9: bool) -> None:
+    """Refuse options that the other kind of preparation would ignore."""
+    if not is_qm9:
+        if options.source is not None:
+            raise UserError("--source belongs to 'prepare qm9'; give your own file as the first argument.")
+        return
+    given = [name for name, default in _FILE_OPTIONS.items() if getattr(options, name) != default]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{names} cannot be used with 'prepare qm9', which keeps all molecules with their hydrogens.")
 
 
 def _element(symbol: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -15,10 +16,11 @@ from molecules.molecule_list import MoleculeList
 from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
-from scidiff.samplers import sample
+from scidiff.samplers import get_solver, sample
 
 __all__ = ["MoleculeGenerator"]
 
+_COMPONENTS = ("pos", "atom", "charge", "bond")
 _SIZE_STREAM = random.stream_id("n_atoms")
 
 
@@ -29,11 +31,11 @@ class MoleculeGenerator(Pretrained):
         denoiser: Trained denoiser of the components pos, atom, charge, bond; or a trained `MoleculeDiffusion`, whose
             averaged weights are then used.
         spec: Vocabulary, sizes and scale of the training data; from the module if that is given.
-        steps: Default number of solver steps; every draw costs one evaluation more, for the final prediction.
+        steps: Default number of solver steps; the final prediction costs one evaluation more.
         solver: Default solver of the positions; classes move by their exact posterior between the same times.
 
     Raises:
-        ValueError: If ``spec`` is missing.
+        ValueError: If ``spec`` is missing or is not that of the denoiser, or a default is out of range.
 
     Example:
         >>> mols = MoleculeGenerator.from_pretrained("qm9_implicit").sample(100, seed=0)
@@ -48,6 +50,9 @@ class MoleculeGenerator(Pretrained):
             self._remember(denoiser=denoiser, spec=spec)
         if spec is None:
             raise ValueError("a MoleculeGenerator needs the MoleculeSpec of its training data beside the denoiser.")
+        _check_fit(denoiser, spec)
+        _check_counts(steps=steps)
+        get_solver(solver)
         self.denoiser = denoiser.eval()
         self.spec = spec
         self.steps, self.solver = steps, solver
@@ -73,7 +78,7 @@ class MoleculeGenerator(Pretrained):
             n: How many.
             n_atoms: Number of atoms (heavy atoms for a model without hydrogens): one for all, one per molecule, or None
                 for the sizes of the training data.
-            steps: Solver steps; NFE is one more.
+            steps: Solver steps. ``nfe`` of the result counts the evaluations: those of the solver and a final one.
             solver: Name or object, see `scidiff.samplers.solver_names`.
             solver_options: Options of the solver.
             guidance: Guidance objects of the core, in the units of the state (positions over ``spec.pos_std``).
@@ -90,18 +95,20 @@ class MoleculeGenerator(Pretrained):
             ValueError: If a number is out of range or a name is unknown.
         """
         steps = self.steps if steps is None else steps
-        if min(n, batch_size, steps) < 1:
-            raise ValueError(f"n, batch_size and steps must be at least 1, got {n}, {batch_size} and {steps}.")
+        _check_counts(n=n, batch_size=batch_size, steps=steps)
+        if keep not in ("all", "valid"):
+            raise ValueError(f"keep must be 'all' or 'valid', got {keep!r}.")
         if device is not None:
             self.denoiser.to(device)
         seeds = random.seed_table(seed, n)
         sizes = self._sizes(n, n_atoms, seeds)
         order = np.argsort(sizes, kind="stable")
         records: list[MoleculeRecord | None] = [None] * n
+        nfe = 0
         chunks = [order[start : start + batch_size] for start in range(0, n, batch_size)]
         with _Bar(len(chunks) * steps, progress) as bar:
             for chunk in chunks:
-                state = self._draw(
+                state, nfe = self._draw(
                     sizes[chunk],
                     [(int(a), int(b)) for a, b in seeds[torch.as_tensor(chunk)]],
                     grid="log",  # geometric from 1 to 0.01, as SemlaFlow's (Irwin et al. 2024)
@@ -115,7 +122,7 @@ class MoleculeGenerator(Pretrained):
                     records[k] = record
         names = [f"{int(a)}/{int(b)}" for a, b in seeds]
         complete = [record for record in records if record is not None]
-        return MoleculeList(complete, vocabulary=self.spec, seeds=names, keep=keep)
+        return MoleculeList(complete, vocabulary=self.spec, seeds=names, keep=keep, nfe=nfe)
 
     def _sizes(self, n: int, n_atoms: int | Sequence[int] | None, seeds: Tensor) -> np.ndarray:
         if n_atoms is None:
@@ -123,19 +130,21 @@ class MoleculeGenerator(Pretrained):
             share = np.cumsum([self.spec.sizes[int(k)] for k in known], dtype=np.float64)
             u = random.uniform(seeds, _SIZE_STREAM, 0, 1)[:, 0].numpy()
             return known[np.searchsorted(share / share[-1], u)]
-        sizes = np.full(n, n_atoms) if isinstance(n_atoms, int) else np.asarray(list(n_atoms))
-        if sizes.shape != (n,) or sizes.min() < 1:
+        sizes = np.full(n, int(n_atoms)) if isinstance(n_atoms, Integral) else np.asarray(n_atoms)
+        if sizes.shape != (n,) or sizes.dtype.kind not in "iu" or sizes.min() < 1:
             raise ValueError(
                 f"n_atoms must be an integer of at least 1, or one for each of the {n} molecules, got {n_atoms}."
             )
         return sizes
 
-    def _draw(self, sizes: np.ndarray, seeds: list[tuple[int, int]], **options: Any) -> dict[str, Tensor]:
+    def _draw(self, sizes: np.ndarray, seeds: list[tuple[int, int]], **options: Any) -> tuple[dict[str, Tensor], int]:
+        """State of one padded batch, and the number of evaluations it took."""
         b, n = len(sizes), int(sizes.max())
         device = next(self.denoiser.parameters()).device
         mask = torch.arange(n, device=device) < torch.as_tensor(sizes, device=device)[:, None]
         shapes = {"pos": (b, n, 3), "atom": (b, n), "charge": (b, n), "bond": (b, n, n)}
-        return sample(self.denoiser, shapes, seed=seeds, cond={"node_mask": mask}, **options)
+        state, info = sample(self.denoiser, shapes, seed=seeds, cond={"node_mask": mask}, save="none", **options)
+        return state, info.nfe
 
     def _records(self, state: dict[str, Tensor], sizes: np.ndarray) -> list[MoleculeRecord]:
         arrays = {name: value.cpu().numpy() for name, value in state.items()}
@@ -161,7 +170,7 @@ class _Bar:
         if progress:
             from tqdm.auto import tqdm
 
-            self.bar = tqdm(total=total, desc="sampling", unit="step")
+            self.bar = tqdm(total=total, desc="sampling", unit="step", delay=0.5)  # silent before a quick error
 
     def __enter__(self) -> _Bar:
         return self
@@ -184,3 +193,21 @@ def _trained(module: Any) -> tuple[Denoiser, MoleculeSpec]:
         denoiser = Denoiser.from_config(module.denoiser.to_config())
         denoiser.load_state_dict(module.denoiser.state_dict())
     return denoiser, module.spec
+
+
+def _check_fit(denoiser: Denoiser, spec: MoleculeSpec) -> None:
+    """The classes of the denoiser must be those of the spec, else molecules would be read with a wrong vocabulary."""
+    process = denoiser.process
+    given = {name: component.num_classes for name, component in process.discrete.items()}
+    wanted = {"atom": spec.num_atom_classes, "charge": spec.num_charge_classes, "bond": spec.num_bond_classes}
+    if given != wanted or set(process.components) != set(_COMPONENTS):
+        raise ValueError(
+            f"the denoiser must have the components {', '.join(_COMPONENTS)} with the classes of the spec {wanted}, "
+            f"got {', '.join(process.components)} with {given}. Was the spec made from other data?"
+        )
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}.")

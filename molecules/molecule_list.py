@@ -36,6 +36,7 @@ class MoleculeList(Sequence[MoleculeRecord]):
         names: Names of the molecules, ``molecule_<i>`` by default.
         keep: ``"all"``, or ``"valid"`` to hold the valid molecules only; ``discarded`` then counts the others.
         largest_fragment: Judge only the largest fragment of each molecule.
+        nfe: Number of network evaluations behind each molecule, if it was sampled.
 
     Raises:
         ValueError: If ``keep`` is unknown or ``seeds`` or ``names`` has another length than ``records``.
@@ -55,6 +56,7 @@ class MoleculeList(Sequence[MoleculeRecord]):
         names: Sequence[str] | None = None,
         keep: Literal["all", "valid"] = "all",
         largest_fragment: bool = False,
+        nfe: int | None = None,
     ) -> None:
         if keep not in ("all", "valid"):
             raise ValueError(f"keep must be 'all' or 'valid', got {keep!r}.")
@@ -66,6 +68,7 @@ class MoleculeList(Sequence[MoleculeRecord]):
         self.names = [f"molecule_{i}" for i in range(len(self.records))] if names is None else list(names)
         self.vocabulary = vocabulary
         self.largest_fragment = largest_fragment
+        self.nfe = nfe
         self.discarded: Counter[str] = Counter()
         if keep == "valid":
             self.discarded = self.failures()
@@ -200,6 +203,7 @@ class MoleculeList(Sequence[MoleculeRecord]):
             seeds=None if self.seeds is None else [self.seeds[i] for i in index],
             names=[self.names[i] for i in index],
             largest_fragment=self.largest_fragment,
+            nfe=self.nfe,
         )
         if "verdicts" in self.__dict__:
             part.__dict__["verdicts"] = [self.verdicts[i] for i in index]

@@ -8,7 +8,18 @@ from typing import Any, NoReturn
 
 from scidiff.cli.errors import UserError
 
-__all__ = ["Parser", "add_options", "check_outputs", "non_negative_int", "positive_int", "resolve_device"]
+__all__ = [
+    "Parser",
+    "add_options",
+    "check_distinct",
+    "check_outputs",
+    "non_negative_int",
+    "positive_int",
+    "resolve_device",
+]
+
+
+_DEVICES = ("cpu", "cuda", "mps")
 
 
 class Parser(argparse.ArgumentParser):
@@ -95,6 +106,21 @@ def check_outputs(*paths: Path | None, suffixes: tuple[str, ...] = ()) -> None:
         check_writable(path)
 
 
+def check_distinct(*paths: Path | None) -> None:
+    """Refuse two names for one file, so that no result overwrites another one or an input.
+
+    Args:
+        paths: Files read and written; None stands for one that was not asked for.
+
+    Raises:
+        UserError: If two of them are the same file.
+    """
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        if path is not None and seen.setdefault(path.resolve(), path) is not path:
+            raise UserError(f"{str(path)!r} is named twice; every file of a command needs its own name.")
+
+
 def resolve_device(name: str) -> str:
     """Turn ``auto`` into the best device there is and check others.
 
@@ -111,6 +137,8 @@ def resolve_device(name: str) -> str:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {name!r} is not a device; use auto, cpu, cuda, cuda:N or mps.") from error
+    if device.type not in _DEVICES:
+        raise UserError(f"--device {name!r} is not supported; use auto, cpu, cuda, cuda:N or mps.")
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"--device {name!r} does not exist here: this machine has {count} CUDA devices.")
