@@ -1,0 +1,214 @@
+import csv
+import json
+import re
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from molecules.data import MoleculeDataset
+from molecules.io import read_sdf, read_xyz, write_sdf, write_xyz
+from scidiff.cli import main
+from tests.molecules.models import small_generator
+from tests.molecules.toys import from_smiles, packaged
+
+ROOT = Path(__file__).parents[2]
+SMILES = ("CCO", "C#N", "CC(=O)N", "[NH3+]CC(=O)[O-]", "c1cc[nH]c1")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return small_generator(steps=2).save(tmp_path_factory.mktemp("checkpoint") / "small.safetensors")
+
+
+@pytest.fixture
+def run(capfd, tmp_path, monkeypatch):
+    """Run ``scidiff molecules WORDS`` in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCIDIFF_DEBUG", raising=False)
+    monkeypatch.delenv("SCIDIFF_DATA", raising=False)
+
+    def call(*words):
+        status = main(["molecules", *(str(word) for word in words)])
+        out, err = capfd.readouterr()
+        return Namespace(status=status, out=out, err=err)
+
+    return call
+
+
+def table(text):
+    """Name and value of each line of a two-column table."""
+    rows = (re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.splitlines())
+    return {row[0]: row[1] for row in rows if len(row) == 2}
+
+
+def test_help_of_every_verb_needs_no_torch():
+    code = (
+        "import sys; from scidiff.cli import main\n"
+        "for verb in ('prepare', 'generate', 'evaluate'):\n"
+        "    assert main(['molecules', verb, '--help']) == 0\n"
+        "assert not {'torch', 'rdkit', 'pytorch_lightning'} & set(sys.modules)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    for option in ("--elements", "--n-atoms", "--grid-3d", "--valid-only", "--protocol", "--reference", "--report"):
+        assert option in result.stdout
+
+
+@pytest.fixture
+def inputs(tmp_path, checkpoint):
+    """Good and bad files, by the names that the table below uses."""
+    content = (ROOT / "molecules" / "assets" / "qm9_2k.npz").read_bytes()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "old.sdf").write_text("precious")
+    (tmp_path / "old.npz").write_text("precious")
+    (tmp_path / "old.json").write_text("precious")
+    (tmp_path / "no.sdf").write_text("this is no molecule\n")
+    (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "good.safetensors").write_bytes(checkpoint.read_bytes())
+    (tmp_path / "cut.safetensors").write_bytes(checkpoint.read_bytes()[:-100])
+    (tmp_path / "text.safetensors").write_text("no checkpoint")
+    write_xyz(tmp_path / "water.xyz", [from_smiles("O")])
+    (tmp_path / "cut.xyz").write_text("3\n\nO 0 0 0\nH 0 0 1\n")
+    return tmp_path
+
+
+GENERATE = "generate --checkpoint good.safetensors --out old.sdf"
+PREPARE = "prepare water.xyz --out old.npz"
+FIT = "fit -c qm9_implicit --trainer.accelerator cpu --trainer.logger false --data.init_args.root"
+BAD = {
+    "generate": "--out",
+    "generate --out old.sdf --checkpoint nothing": "no checkpoint 'nothing'",
+    "generate --out old.sdf --checkpoint cut.safetensors": "cannot be read as a safetensors file",
+    "generate --out old.sdf --checkpoint text.safetensors": "cannot be read as a safetensors file",
+    "generate --out old.sdf --checkpoint folder": "is a folder",
+    f"{GENERATE} -n 0": "at least 1, got '0'",
+    f"{GENERATE} -n -5": "at least 1, got '-5'",
+    f"{GENERATE} --steps 0": "at least 1, got '0'",
+    f"{GENERATE} --n-atoms -1": "at least 1, got '-1'",
+    f"{GENERATE} --seed -1": "at least 0, got '-1'",
+    f"{GENERATE} --solver eulr": "Did you mean 'euler'",
+    f"{GENERATE} --solver euler_maruyama": "singular",
+    f"{GENERATE} --device gpu": "is not a device",
+    f"{GENERATE} --device meta": "not supported",
+    f"{GENERATE} --smiles old.sdf": "named twice",
+    f"{GENERATE} --xyz folder": "is a folder",
+    f"{GENERATE} --grid picture.jpg": "must end in .png",
+    f"{GENERATE} --report report.txt": "must end in .json",
+    "generate --checkpoint good.safetensors --out old.txt": "must end in .sdf",
+    "generate --checkpoint good.safetensors --out old.json/new.sdf": "lies below something that is a file",
+    "evaluate no.sdf --out old.json": "no readable molecule",
+    "evaluate absent.sdf --out old.json": "no file absent.sdf",
+    "evaluate cut.npz --out old.json": "no npz archive",
+    "evaluate text.npz --out old.json": "no npz archive",
+    "evaluate cut.xyz --out old.json": "the number of atoms of a frame",
+    "evaluate water.xyz --out old.json": "has no bonds",
+    "evaluate water.xyz --protocol ed --out old.json": "among corrected, legacy-midi, edm, got ed",
+    "evaluate water.xyz --protocol edm --reference cut.npz --out old.json": "no npz archive",
+    "evaluate water.xyz --max-reference -1 --out old.json": "at least 0",
+    "evaluate water.xyz --protocol edm --out folder": "must end in .json",
+    "prepare no.sdf --out old.npz": "no molecule of 1 is left after cleaning (parse 1)",
+    "prepare absent.xyz --out old.npz": "absent.xyz does not exist",
+    "prepare cut.xyz --out old.npz": "complete atom lines instead of 3",
+    "prepare cut.npz --out old.npz": "no npz archive",
+    "prepare old.npz --out old.npz": "named twice",
+    "prepare qm9 --out old.npz": "set SCIDIFF_DATA",
+    "prepare qm9 --out old.npz --hydrogens implicit --max-atoms 5": "--hydrogens, --max-atoms cannot be used",
+    f"{PREPARE} --elements C,Xx": "'Xx', which is not an element symbol",
+    f"{PREPARE} --elements C": "no molecule of 1 is left after cleaning (element 1)",
+    f"{PREPARE} --max-atoms -1": "at least 1, got '-1'",
+    f"{PREPARE} --source folder": "--source belongs to 'prepare qm9'",
+    "prepare water.xyz --out folder": "must end in .npz",
+    f"{FIT} cut.npz": "no npz archive",
+    f"{FIT} absent.npz": "absent.npz does not exist",
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_bad_input_is_one_sentence_before_any_work(run, inputs, words):
+    before = {path: path.read_bytes() for path in inputs.iterdir() if path.is_file()}
+    start = time.process_time()
+    result = run(*words.split())
+    assert time.process_time() - start < 15
+    assert result.status == 2
+    lines = [line for line in result.err.splitlines() if line and "Warning" not in line]
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("scidiff: error: ")
+    assert BAD[words] in lines[0]
+    assert result.out == ""
+    files = [path for path in inputs.iterdir() if path.is_file()]
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_no_valid_molecule_leaves_the_output_alone(run, inputs):
+    result = run(*f"{GENERATE} -n 2 --n-atoms 12 --valid-only".split())
+    assert result.status == 2
+    assert "drop --valid-only" in result.err
+    assert (inputs / "old.sdf").read_text() == "precious"
+
+
+@pytest.mark.parametrize("suffix", [".sdf", ".xyz"])
+def test_prepare_own_molecules(run, tmp_path, suffix):
+    """Five molecules with their bonds, charges and a report, from a file with bonds and from coordinates alone."""
+    records = [from_smiles(smiles) for smiles in SMILES]
+    (write_sdf if suffix == ".sdf" else write_xyz)(tmp_path / f"mine{suffix}", records)
+    result = run("prepare", f"mine{suffix}", "--report", "report.json", "--max-atoms", "10")
+    assert result.status == 0, result.err
+    data, report = MoleculeDataset.from_npz(Path("data/mine.npz")), json.loads(Path("report.json").read_text())
+    assert len(data) == report["kept"] == int(table(result.out)["kept"]) == 5
+    assert report["methods"] == {"file" if suffix == ".sdf" else "factor 1.30": 5}
+    assert sum(report["splits"].values()) == 5
+    for k, record in enumerate(records):
+        assert np.array_equal(data.record(k).numbers, record.numbers)
+        assert data.record(k).bonds.sum() == record.bonds.sum()
+        assert np.array_equal(data.record(k).formal_charge, record.formal_charge)
+    few = run("prepare", f"mine{suffix}", "--elements", "C,H,N", "--hydrogens", "implicit", "--out", "few.npz")
+    assert few.status == 0, few.err
+    assert table(few.out)["element"] == "3"
+    assert not MoleculeDataset.from_npz(Path("few.npz")).explicit_h
+
+
+def test_files_of_a_run_agree(run, checkpoint):
+    """SDF, SMILES, XYZ, pictures and report of one run, and `evaluate` on its SDF."""
+    options = "-n 30 --n-atoms 2 --steps 2 --solver heun --out a.sdf --smiles a.smi --xyz a.xyz --report a.json"
+    result = run("generate", "--checkpoint", checkpoint, *options.split(), "--grid", "a.png", "--grid-3d", "b.png")
+    assert result.status == 0, result.err
+    printed, entries = table(result.out), read_sdf("a.sdf")
+    valid = [entry for entry in entries if entry.properties["valid"] == "True"]
+    assert len(entries) == len(read_xyz("a.xyz")) == int(printed["molecules"]) == 30
+    assert 0 < len(valid) < 30
+    assert printed["valid and connected"] == f"{len(valid) / 30:.1%}"
+    assert (printed["steps"], printed["nfe"]) == ("2", "5")  # two evaluations a step and the final one
+    with open("a.smi", encoding="utf-8") as file:
+        rows = [tuple(row) for row in csv.reader(file, delimiter=" ")]
+    assert rows == [(entry.properties["smiles"], entry.title) for entry in valid]
+    assert {entry.properties["seed"] for entry in entries} == {f"0/{k}" for k in range(30)}
+    report = json.loads(Path("a.json").read_text())
+    assert report["num_molecules"] == 30
+    assert sum(report["reasons"].values()) == 30 - len(valid)
+    assert all(Path(name).read_bytes().startswith(b"\x89PNG") for name in ("a.png", "b.png"))
+    for entry, frame in zip(entries, read_xyz("a.xyz")):
+        assert np.array_equal(entry.record.numbers, frame.record.numbers)
+        assert np.abs(entry.record.pos - frame.record.pos).max() <= 0.5e-4 + 0.5e-6 + 1e-9
+    judged = run("evaluate", "a.sdf", "--protocol", "corrected,edm", "--out", "again.json", "--seed", "1")
+    assert judged.status == 0, judged.err
+    again = json.loads(Path("again.json").read_text())
+    assert again["num_molecules"] == 30
+    assert again["reasons"] == report["reasons"]
+    assert again["metrics"]["corrected"]["valid"]["value"] == pytest.approx(len(valid) / 30)
+    assert "edm" in again["metrics"]
+
+
+def test_evaluate_says_what_real_molecules_are(run, tmp_path):
+    write_sdf(tmp_path / "real.sdf", packaged(20))
+    result = run("evaluate", "real.sdf", "--reference", ROOT / "molecules" / "assets" / "qm9_2k.npz")
+    assert result.status == 0, result.err
+    assert result.err == ""
+    assert "valid" in result.out
+    assert "edm" not in result.out
