@@ -100,8 +100,8 @@ class MoleculeGenerator(Pretrained):
             raise ValueError(f"keep must be 'all' or 'valid', got {keep!r}.")
         if device is not None:
             self.denoiser.to(device)
-        seeds = random.seed_table(seed, n)
-        sizes = self._sizes(n, n_atoms, seeds)
+        seeds = random.seed_pairs(seed, n)
+        sizes = self._sizes(n, n_atoms, random.seed_table(seeds, n))
         order = np.argsort(sizes, kind="stable")
         records: list[MoleculeRecord | None] = [None] * n
         nfe = 0
@@ -110,7 +110,7 @@ class MoleculeGenerator(Pretrained):
             for chunk in chunks:
                 state, nfe = self._draw(
                     sizes[chunk],
-                    [(int(a), int(b)) for a, b in seeds[torch.as_tensor(chunk)]],
+                    [seeds[k] for k in chunk],
                     grid="log",  # geometric from 1 to 0.01, as SemlaFlow's (Irwin et al. 2024)
                     steps=steps,
                     solver=self.solver if solver is None else solver,
@@ -120,15 +120,15 @@ class MoleculeGenerator(Pretrained):
                 )
                 for k, record in zip(chunk, self._records(state, sizes[chunk])):
                     records[k] = record
-        names = [f"{int(a)}/{int(b)}" for a, b in seeds]
+        names = [f"{number}/{index}" for number, index in seeds]
         complete = [record for record in records if record is not None]
         return MoleculeList(complete, vocabulary=self.spec, seeds=names, keep=keep, nfe=nfe)
 
-    def _sizes(self, n: int, n_atoms: int | Sequence[int] | None, seeds: Tensor) -> np.ndarray:
+    def _sizes(self, n: int, n_atoms: int | Sequence[int] | None, keys: Tensor) -> np.ndarray:
         if n_atoms is None:
             known = np.array(sorted(self.spec.sizes))
             share = np.cumsum([self.spec.sizes[int(k)] for k in known], dtype=np.float64)
-            u = random.uniform(seeds, _SIZE_STREAM, 0, 1)[:, 0].numpy()
+            u = random.uniform(keys, _SIZE_STREAM, 0, 1)[:, 0].numpy()
             return known[np.searchsorted(share / share[-1], u)]
         sizes = np.full(n, int(n_atoms)) if isinstance(n_atoms, Integral) else np.asarray(n_atoms)
         if sizes.shape != (n,) or sizes.dtype.kind not in "iu" or sizes.min() < 1:

@@ -16,7 +16,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-__all__ = ["Seeds", "philox", "seed_table", "standard_normal", "stream_id", "uniform"]
+__all__ = ["Seeds", "philox", "seed_pairs", "seed_table", "standard_normal", "stream_id", "uniform"]
 
 Seeds = int | Sequence[int | tuple[int, int]]
 
@@ -26,20 +26,27 @@ _LOW = 0xFFFFFFFF
 _ROUNDS = 10
 
 
-def seed_table(seed: Seeds, num_samples: int) -> Tensor:
-    """One Philox key a sample, int64 (B, 2), hashed from (seed, index) so that no pattern of seeds collides.
-
-    An int s stands for (s, 0), (s, 1), ...; a list has an entry a sample, an int s being (s, 0).
+def seed_pairs(seed: Seeds, num_samples: int) -> list[tuple[int, int]]:
+    """(seed, index) of each sample: an int s stands for (s, 0), (s, 1), ...; in a list, an int s is (s, 0).
 
     Raises:
         ValueError: If a list has another length than the batch.
     """
     if isinstance(seed, int | Integral):
-        rows = [(int(seed), i) for i in range(num_samples)]
-    else:
-        rows = [(int(s), 0) if isinstance(s, int | Integral) else (int(s[0]), int(s[1])) for s in seed]
+        return [(int(seed), i) for i in range(num_samples)]
+    rows = [(int(s), 0) if isinstance(s, int | Integral) else (int(s[0]), int(s[1])) for s in seed]
     if len(rows) != num_samples:
         raise ValueError(f"expected one seed or one per sample ({num_samples}), got {len(rows)} seeds.")
+    return rows
+
+
+def seed_table(seed: Seeds, num_samples: int) -> Tensor:
+    """One Philox key a sample, int64 (B, 2), hashed from its `seed_pairs` so that no pattern of seeds collides.
+
+    Raises:
+        ValueError: If a list has another length than the batch.
+    """
+    rows = seed_pairs(seed, num_samples)
     words = torch.tensor([(a & _LOW, (a >> 32) & _LOW, b & _LOW, (b >> 32) & _LOW) for a, b in rows], dtype=torch.int64)
     seed_low, seed_high, index_low, index_high = words.reshape(num_samples, 4).unbind(1)
     zero = torch.zeros_like(seed_low)

@@ -11,6 +11,7 @@ from molecules import MoleculeGenerator
 from molecules.data import MoleculeSpec, packaged_qm9
 from scidiff.denoiser import Denoiser
 from scidiff.process import Process
+from scidiff.random import seed_table
 from scidiff.samplers import sample, solver_names
 from scidiff.schedules import VPSDE
 from scidiff.testing import random_rotation, record_noise, transform_noise
@@ -122,8 +123,8 @@ def test_evaluations_are_counted(solver, per_step):
 def test_sizes_follow_the_data():
     """Chi-square of 3,000 sizes against the training molecules; each from the molecule's own seed."""
     generator, spec = small_generator(), small_spec()
-    seeds = torch.stack([torch.zeros(3_000, dtype=torch.int64), torch.arange(3_000)], 1)
-    sizes = generator._sizes(3_000, None, seeds)
+    keys = seed_table(0, 3_000)
+    sizes = generator._sizes(3_000, None, keys)
     known = sorted(spec.sizes)
     assert set(sizes) <= set(known)
     total = sum(spec.sizes.values())
@@ -132,7 +133,7 @@ def test_sizes_follow_the_data():
     rare = wanted < 5  # pooled, as the test demands
     found, wanted = (np.append(values[~rare], values[rare].sum()) for values in (found, wanted))
     assert chisquare(found[wanted > 0], wanted[wanted > 0]).pvalue > 1e-3
-    assert np.array_equal(generator._sizes(2, None, seeds[[7, 100]]), sizes[[7, 100]])
+    assert np.array_equal(generator._sizes(2, None, keys[[7, 100]]), sizes[[7, 100]])
 
 
 @pytest.mark.parametrize("given", [5, np.int64(5), [5, 5, 5], np.array([5, 5, 5])], ids=repr)
