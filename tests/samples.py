@@ -62,10 +62,13 @@ _SPEC = _make(
     pos_std=1.5,
     valences={"C": {0: {4: 1.0}}, "O": {0: {2: 1.0}}},
 )
+_MOLECULE_PROCESS = _make("molecules.diffusion.flow_process", _SPEC)
+_MOLECULE_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _MOLECULE_PROCESS)
 
 SAMPLES: dict[str, Callable[[], Any]] = {
     "molecules.data.datamodule.MoleculeDataModule": _make("molecules.data.datamodule.MoleculeDataModule", "some.npz"),
     "molecules.data.spec.MoleculeSpec": _SPEC,
+    "molecules.generator.MoleculeGenerator": _make("molecules.generator.MoleculeGenerator", _MOLECULE_DENOISER, _SPEC),
     "scidiff.couplings.Reflow": _make("scidiff.couplings.Reflow", _DENOISER),
     "scidiff.denoiser.Denoiser": _DENOISER,
     "scidiff.discrete.Categorical": _make("scidiff.discrete.Categorical", [0.25, 0.75]),
