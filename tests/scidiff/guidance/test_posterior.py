@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from scidiff import EDM, VPSDE, Categorical, Denoiser, Linear, Process, Symmetric, ZeroMean, sample
+from scidiff import EDM, VPSDE, Categorical, Denoiser, Free, Linear, Process, Symmetric, ZeroMean, sample
 from scidiff.guidance import MomentMatching, Observation, PseudoInverse
 from scidiff.samplers import solver_names
 from tests.scidiff.guidance.gaussian import GaussianData
@@ -82,19 +82,22 @@ def test_moment_matching_of_a_system_uses_the_covariance_between_components():
         torch.testing.assert_close(data.flat(guided), expected, rtol=1e-11, atol=1e-11)
 
 
-def test_nesting_conditions_on_both_observations():
+@pytest.mark.parametrize(("space", "shape"), [(Free(), (6,)), (ZeroMean(), (6, 1))], ids=["free", "zero mean"])
+def test_nesting_conditions_on_both_observations(space, shape):
     """b.wrap(a.wrap(den)): the Jacobian of the model that a guides is that of the posterior given y_a."""
-    data = GaussianData.random(Process(VPSDE()), {"": (5,)})
+    data = GaussianData.random(Process(VPSDE(), space=space), {"": shape})
     x_0, x_t = data.draw(4, TIMES)
-    H = selection([0, 1, 3], 5)
-    first = Observation(torch.tensor([[True, True, False, False, False]]), y=x_0, noise_std=STD)
-    second = Observation(torch.tensor([[False, False, False, True, False]]), y=x_0, noise_std=STD)
+    H = selection([0, 1, 3], 6)
+    y = x_0.reshape(4, *shape)
+    first = Observation(torch.tensor([[True, True, False, False, False, False]]), y=y, noise_std=STD)
+    second = Observation(torch.tensor([[False, False, False, True, False, False]]), y=y, noise_std=STD)
     guided = data.denoiser()
     for observation, iterations in ((first, 2), (second, 1)):
         guided = MomentMatching(observation, cg_iters=iterations).wrap(guided)
     with torch.no_grad():
         x0 = guided(x_t, TIMES).x0
-    torch.testing.assert_close(x0, data.posterior(x_t, TIMES, H, x_0 @ H.T, STD**2), rtol=1e-10, atol=1e-10)
+    expected = data.posterior(x_t, TIMES, H, x_0 @ H.T, STD**2)
+    torch.testing.assert_close(x0.flatten(1), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["mask", "matrix", "callable"])
