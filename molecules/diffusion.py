@@ -11,6 +11,7 @@ from torch import Tensor
 
 from molecules.data.spec import MoleculeSpec
 from molecules.networks.pairformer import PairFormer
+from scidiff import random
 from scidiff.configurable import build
 from scidiff.couplings import Coupling, EquivariantOT, Independent
 from scidiff.denoiser import Denoiser
@@ -136,10 +137,10 @@ class MoleculeDiffusion(DiffusionModule):
         process: Process = self.denoiser.process
         pos = state["pos"]
         t = self.sample_time(len(pos), generator)
-        z = torch.randn(pos.shape, generator=generator, device=pos.device, dtype=pos.dtype)
+        z = random.drawn(torch.randn, pos.shape, generator=generator, device=pos.device, dtype=pos.dtype)
         noise = self.coupling.couple(pos, process.continuous["pos"].space.project(z, cond), cond)
         x_t, _ = process.perturb(state, t, {"pos": noise}, generator=generator, cond=cond)
-        chance = torch.rand((), generator=generator, device=pos.device)
+        chance = torch.rand((), generator=generator, device=generator.device)
         if self.self_conditioning > 0 and bool(chance < self.self_conditioning):
             with torch.no_grad():
                 cond = {**cond, "self_cond": self.denoiser(x_t, t, cond).x0}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from scidiff import random
 from scidiff.configurable import Configurable
 
 __all__ = ["GaussianNoise", "NoiseLaw", "log_normal"]
@@ -78,7 +79,7 @@ class NoiseLaw(Configurable):
         device: torch.device | str | None = None,
     ) -> Tensor:
         """Unit noise of ``shape``; the first axis counts samples."""
-        z = torch.randn(tuple(shape), generator=generator, dtype=dtype, device=device)
+        z = random.drawn(torch.randn, shape, generator=generator, dtype=dtype, device=device)
         return self.shape(z, generator=generator)
 
 

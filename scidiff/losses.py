@@ -122,12 +122,15 @@ class TimeLaw(Configurable):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Times (num_samples,) in [t_min, t_max of the schedule], float32."""
-        u = torch.rand(num_samples, generator=generator, device=device, dtype=torch.float64)
+        """Times (num_samples,) in [t_min, t_max of the schedule], float32; drawn where the generator lives."""
+        home = device if generator is None else generator.device
+        u = torch.rand(num_samples, generator=generator, device=home, dtype=torch.float64)
         if self.stratified:
-            order = torch.randperm(num_samples, generator=generator, device=device)
+            order = torch.randperm(num_samples, generator=generator, device=home)
             u = (order + u) / num_samples
-        return self.quantile(u, schedule).clamp(max(self.t_min, 0.0), 1.0).float()
+        return (
+            self.quantile(u, schedule).clamp(max(self.t_min, 0.0), 1.0).float().to(home if device is None else device)
+        )
 
     def sample_elements(
         self,

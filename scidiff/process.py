@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from scidiff import random
 from scidiff.configurable import Configurable
 from scidiff.discrete import Categorical
 from scidiff.laws import GaussianNoise, NoiseLaw
@@ -124,7 +125,7 @@ class Process(Configurable):
             x_0: Clean state, (B, ...) or a dict; categorical components as int64 classes.
             t: Times (B,) or (B, elements), or a dict of these.
             eps: Unit noise to use as it is (couplings, antithetic pairs); drawn where absent.
-            generator: Source of the randomness that is drawn here.
+            generator: Source of the randomness that is drawn here; may live on another device than ``x_0``.
             x_1: Known endpoints, if the schedule has one.
             cond: Masks and context.
 
@@ -137,7 +138,7 @@ class Process(Configurable):
         for name, component in self.components.items():
             x, time = states[name], times[name]
             if isinstance(component, Categorical):
-                u = torch.rand(x.shape, generator=generator, device=x.device, dtype=torch.float32)
+                u = random.drawn(torch.rand, x.shape, generator=generator, device=x.device, dtype=torch.float32)
                 noisy[name] = component.perturb(x, time, u, cond)
                 continue
             noise = given.get(name)
@@ -231,7 +232,7 @@ def _component(entry: Any) -> Component | Categorical:
 
 
 def _draw(component: Component, x: Tensor, generator: torch.Generator | None, cond: Any) -> Tensor:
-    z = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    z = random.drawn(torch.randn, x.shape, generator=generator, device=x.device, dtype=x.dtype)
     live = component.space.live(x, cond)
     z = z if live is None else torch.where(live, z, 0)
     return component.shape(z, cond, generator=generator)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 
 import torch
 from torch import Tensor
 
-__all__ = ["Seeds", "philox", "seed_pairs", "seed_table", "standard_normal", "stream_id", "uniform"]
+__all__ = ["Seeds", "drawn", "philox", "seed_pairs", "seed_table", "standard_normal", "stream_id", "uniform"]
 
 Seeds = int | Sequence[int | tuple[int, int]]
 
@@ -51,6 +51,22 @@ def seed_table(seed: Seeds, num_samples: int) -> Tensor:
     seed_low, seed_high, index_low, index_high = words.reshape(num_samples, 4).unbind(1)
     zero = torch.zeros_like(seed_low)
     return torch.stack(philox((index_low, index_high, zero, zero), (seed_low, seed_high))[:2], dim=1)
+
+
+def drawn(
+    make: Callable[..., Tensor],
+    shape: Sequence[int],
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Numbers of ``make`` (`torch.rand`, `torch.randn`), drawn where the generator lives and moved to ``device``.
+
+    A generator on the CPU gives the same numbers for states on every device.
+    """
+    home = device if generator is None else generator.device
+    return make(tuple(shape), generator=generator, dtype=dtype, device=home).to(home if device is None else device)
 
 
 def stream_id(name: str) -> int:

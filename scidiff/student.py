@@ -73,9 +73,11 @@ class StudentTNoise(NoiseLaw):
         if math.isinf(self.D):
             return z
         if radial is None:
-            concentration = torch.full((len(z),), self.D / 2, dtype=torch.float64, device=z.device)
+            home = z.device if generator is None else generator.device
+            concentration = torch.full((len(z),), self.D / 2, dtype=torch.float64, device=home)
             # the public Gamma distribution takes no generator
             half_chi2 = torch._standard_gamma(concentration, generator=generator)  # pyright: ignore
+            half_chi2 = half_chi2.to(z.device)
         else:
             quantiles = special.gammaincinv(self.D / 2, radial.double().cpu().numpy())
             half_chi2 = torch.as_tensor(quantiles, dtype=torch.float64, device=z.device)

@@ -16,9 +16,11 @@ from scidiff import (
     Masked,
     NoiseSource,
     Process,
+    StudentTNoise,
     Symmetric,
     ZeroMean,
 )
+from scidiff.losses import TimeLaw
 from scidiff.schedules import Schedule
 
 F64 = torch.float64
@@ -158,3 +160,25 @@ def test_split_and_join():
     assert process.split(None) == {}
     state = {"x": x, "e": x, "z": x}
     assert system().join(system().split(state)) == state
+
+
+@pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_generator_on_the_cpu_serves_states_on_every_device(device):
+    """Same numbers as for a state on the CPU, and the generator has moved by as much."""
+    process = Process({**system().components, "s": (VPSDE(), StudentTNoise(3.0))})
+    x_0 = clean(torch.Generator().manual_seed(0))
+    x_0, t = {**x_0, "s": x_0["x"]}, torch.full((4,), 0.4, dtype=F64)
+    there = {name: value.to(device) for name, value in x_0.items()}
+    own, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    x_t, eps = process.perturb(x_0, t, generator=own)
+    y_t, noise = process.perturb(there, t.to(device), generator=other)
+    assert torch.equal(own.get_state(), other.get_state())
+    assert all(value.device.type == device for value in (*y_t.values(), *noise.values()))
+    times = TimeLaw().sample(8, VPSDE(), generator=torch.Generator().manual_seed(2), device=device)
+    assert times.device.type == device
+    if device != "meta":
+        for name, value in x_t.items():
+            torch.testing.assert_close(y_t[name].cpu(), value, rtol=1e-12, atol=1e-12)
+        for name, value in eps.items():
+            torch.testing.assert_close(noise[name].cpu(), value, rtol=1e-12, atol=1e-12)
+        assert torch.equal(times.cpu(), TimeLaw().sample(8, VPSDE(), generator=torch.Generator().manual_seed(2)))
