@@ -25,6 +25,7 @@ from torch import Tensor
 from scidiff.configurable import Configurable
 from scidiff.discrete import Categorical
 from scidiff.ema import EMA
+from scidiff.loaders import unrepeated
 from scidiff.losses import DenoisingLoss, TimeLaw
 
 __all__ = ["EMA", "DiffusionModule", "StepLoss", "warmup_cosine"]
@@ -47,8 +48,9 @@ class DiffusionModule(Configurable, pl.LightningModule):
 
     AdamW with a linear warm-up and a cosine down to ``lr_end * lr`` at the known end of the run (``max_steps``,
     ``max_epochs`` or ``max_time``, whichever comes first; constant if none is set). Every batch has its own random
-    generator, keyed by seed, rank, epoch and batch: a resumed run repeats the noise of an uninterrupted one, and
-    validation draws the same noise each time. Logged: ``train_loss``, ``val_loss``, their parts (``train_loss_NAME``),
+    generator, keyed by seed, rank, epoch and batch: a resumed run repeats the noise of an uninterrupted one (also
+    inside an epoch with a `ResumableLoader`), and validation draws the same noise each time, on any number of
+    processes. Logged: ``train_loss``, ``val_loss``, their parts (``train_loss_NAME``),
     the validation loss by time bin (``val_loss_t0`` is the one nearest to the data), ``grad_norm``, ``lr``.
 
     Args:
@@ -125,8 +127,7 @@ class DiffusionModule(Configurable, pl.LightningModule):
         """Diffusion times (num_samples,) drawn from ``time_law`` with the schedule of the first component."""
         component = next(iter(self.denoiser.process.components.values()))
         schedule = component.keep if isinstance(component, Categorical) else component.schedule
-        t = self.time_law.sample(num_samples, schedule, generator=generator, device=generator.device)
-        return t.to(self.device)
+        return self.time_law.sample(num_samples, schedule, generator=generator, device=self.device)
 
     # Steps
 
@@ -140,21 +141,38 @@ class DiffusionModule(Configurable, pl.LightningModule):
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss with the noise of this batch number, the same at every validation."""
-        self._evaluate("val", batch, batch_idx)
+        self._evaluate("val", batch, batch_idx, dataloader_idx)
 
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Loss with the noise of this batch number."""
-        self._evaluate("test", batch, batch_idx)
+        self._evaluate("test", batch, batch_idx, dataloader_idx)
 
     def noise_generator(self, stage: str, batch_idx: int) -> torch.Generator:
-        """Random generator of one batch; for training the epoch enters, for validation and test it does not."""
-        epoch = self.current_epoch if stage == "train" else 0
-        key = (self.noise_seed, _STREAMS[stage], self.global_rank, epoch, batch_idx)
-        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
-        return torch.Generator(device=self.device).manual_seed(seed)
+        """Random generator of one batch.
 
-    def _evaluate(self, stage: str, batch: Any, batch_idx: int) -> None:
+        For training it is keyed by rank, epoch and batch, and lives on the device of the module. For validation and
+        test it is keyed by the place of the batch in the whole set and lives on the CPU, so that losses compare
+        between epochs, devices and numbers of processes.
+        """
+        training = stage == "train"
+        place = (self.global_rank, self.current_epoch, batch_idx) if training else (0, 0, self._place(batch_idx))
+        key = (self.noise_seed, _STREAMS[stage], *place)
+        seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
+        return torch.Generator(device=self.device if training else "cpu").manual_seed(seed)
+
+    def _place(self, batch_idx: int) -> int:
+        """Number of a batch over all processes, which take turns."""
+        trainer = self._trainer
+        return batch_idx if trainer is None else batch_idx * trainer.world_size + trainer.global_rank
+
+    def _evaluate(self, stage: str, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         result = self.training_loss(batch, self.noise_generator(stage, batch_idx))
+        if result.loss.ndim:
+            loaders = getattr(self.trainer, f"{stage}_dataloaders")
+            loader = loaders[dataloader_idx] if isinstance(loaders, list | tuple) else loaders
+            own = unrepeated(loader, batch_idx, len(result.loss))
+            parts = {name: part[:own] if part.ndim else part for name, part in result.parts.items()}
+            result = StepLoss(result.loss[:own], parts, None if result.t is None else result.t[:own])
         self._log_losses(stage, result)
         if self.time_bins and result.t is not None and result.loss.ndim == 1:
             index = (result.t.detach() * self.time_bins).long().clamp(0, self.time_bins - 1)
@@ -164,10 +182,11 @@ class DiffusionModule(Configurable, pl.LightningModule):
     def _log_losses(self, stage: str, result: StepLoss) -> None:
         count = result.loss.shape[0] if result.loss.ndim else (1 if result.t is None else result.t.shape[0])
         training = stage == "train"
-        options: dict[str, Any] = {"batch_size": count, "on_step": training, "on_epoch": not training}
-        self.log(f"{stage}_loss", result.loss.detach().mean(), prog_bar=True, sync_dist=not training, **options)
+        weight = float(count)  # Lightning halves an integer count over two processes rounding down
+        options: dict[str, Any] = {"batch_size": weight, "on_step": training, "on_epoch": not training}
+        self.log(f"{stage}_loss", _mean(result.loss), prog_bar=True, sync_dist=not training, **options)
         for name, part in result.parts.items():
-            self.log(f"{stage}_loss_{name}", part.detach().mean(), sync_dist=not training, **options)
+            self.log(f"{stage}_loss_{name}", _mean(part), sync_dist=not training, **options)
 
     # Validation by time bin
 
@@ -187,7 +206,7 @@ class DiffusionModule(Configurable, pl.LightningModule):
         sums, counts = self.trainer.strategy.reduce(self._bins, reduce_op="sum")
         for index in range(self.time_bins):
             if counts[index] > 0:
-                self.log(f"{stage}_loss_t{index}", sums[index] / counts[index])
+                self.log(f"{stage}_loss_t{index}", sums[index] / counts[index], sync_dist=True)
 
     # Optimiser
 
@@ -291,6 +310,12 @@ class DiffusionModule(Configurable, pl.LightningModule):
             if use_ema:
                 module.ema.copy_to(module)
         return module.eval()
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Mean without gradient; 0 for no samples, which count with weight 0."""
+    values = values.detach()
+    return values.sum() / max(1, values.numel())
 
 
 def warmup_cosine(step: int, warmup_steps: int, progress: float, end: float = 0.0) -> float:

@@ -21,6 +21,7 @@ from molecules.data.dataset import MoleculeDataset
 from molecules.data.prepare import GEOMETRY_BAND, load_clean, random_split
 from molecules.data.spec import MoleculeSpec
 from scidiff.configurable import Configurable
+from scidiff.loaders import ResumableLoader
 
 __all__ = ["QM9", "MoleculeDataModule", "packaged_qm9"]
 
@@ -150,7 +151,7 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
     def _loader(self, name: str, shuffle: bool) -> DataLoader[Batch]:
         data = self.dense(name)
         sampler = BucketSampler(data, shuffle=shuffle, seed=self.seed, epoch=self._current_epoch)
-        return DataLoader(
+        return ResumableLoader(
             data, batch_size=None, sampler=sampler, num_workers=self.num_workers, pin_memory=self.pin_memory
         )
 
