@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from scidiff import random
 from scidiff.configurable import Configurable
 from scidiff.denoiser import Denoiser, Prediction
 from scidiff.discrete import Categorical
@@ -128,9 +129,8 @@ class TimeLaw(Configurable):
         if self.stratified:
             order = torch.randperm(num_samples, generator=generator, device=home)
             u = (order + u) / num_samples
-        return (
-            self.quantile(u, schedule).clamp(max(self.t_min, 0.0), 1.0).float().to(home if device is None else device)
-        )
+        t = self.quantile(u, schedule).clamp(max(self.t_min, 0.0), 1.0).float()
+        return t if device is None else t.to(device)
 
     def sample_elements(
         self,
@@ -150,7 +150,7 @@ class TimeLaw(Configurable):
         options: dict[str, Any] = {"generator": generator, "device": device}
         shared = self.sample(num_samples, schedule, **options)[:, None].expand(-1, num_elements)
         own = self.sample(num_samples * num_elements, schedule, **options).reshape(num_samples, num_elements)
-        is_own = torch.rand(num_samples, 1, generator=generator, device=device) < independent
+        is_own = random.drawn(torch.rand, (num_samples, 1), generator=generator, device=device) < independent
         return torch.where(is_own, own, shared)
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
