@@ -16,6 +16,7 @@ __all__ = [
     "non_negative_int",
     "positive_int",
     "resolve_device",
+    "trainer_devices",
 ]
 
 
@@ -61,6 +62,11 @@ _OPTIONS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "solver": (("--solver",), {"metavar": "NAME", "help": "solver name, for example dpmpp_2m"}),
     "seed": (("--seed",), {"type": non_negative_int, "metavar": "N", "default": 0, "help": "seed of the samples"}),
     "device": (("--device",), {"metavar": "NAME", "default": "auto", "help": "auto, cpu, cuda, cuda:1, mps"}),
+    "devices": (
+        ("--devices",),
+        {"type": positive_int, "metavar": "N", "default": 1, "help": "GPUs, or processes on cpu"},
+    ),
+    "num_nodes": (("--num-nodes",), {"type": positive_int, "metavar": "N", "default": 1, "help": "machines"}),
     "out": (("--out",), {"type": Path, "metavar": "FILE", "help": "file to write"}),
     "batch_size": (("--batch-size",), {"type": positive_int, "metavar": "N", "help": "samples drawn at a time"}),
 }
@@ -71,7 +77,8 @@ def add_options(parser: argparse.ArgumentParser, *names: str, **defaults: Any) -
 
     Args:
         parser: The verb's parser.
-        names: Of ``checkpoint num_samples steps solver seed device out batch_size``; none means all.
+        names: Of ``checkpoint num_samples steps solver seed device devices num_nodes out
+                batch_size``; none means all.
         defaults: Default by name; the value ``...`` makes the option required.
 
     Example:
@@ -145,6 +152,31 @@ def resolve_device(name: str) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device 'mps' does not exist on this machine.")
     return name
+
+
+def trainer_devices(name: str, count: int = 1) -> dict[str, Any]:
+    """Options of a Lightning trainer for ``--device`` and ``--devices``.
+
+    Args:
+        name: Value of ``--device``.
+        count: Value of ``--devices``: GPUs of each machine, or processes on the CPU.
+
+    Raises:
+        UserError: If there are fewer devices, or one is named and several are asked for.
+    """
+    import torch
+
+    device = torch.device(resolve_device(name))
+    if device.type == "cpu":
+        return {"accelerator": "cpu", "devices": count}
+    if count > 1 and (device.type == "mps" or device.index is not None):
+        raise UserError(f"--device {str(device)!r} is one device; --devices {count} needs --device cuda or cpu.")
+    if device.type == "mps":
+        return {"accelerator": "mps", "devices": 1}
+    there = torch.cuda.device_count()
+    if count > there:
+        raise UserError(f"--devices {count} is more than the {there} CUDA devices of this machine.")
+    return {"accelerator": "gpu", "devices": [device.index] if device.index is not None else count}
 
 
 def _bounded_int(text: str, lowest: int) -> int:

@@ -12,7 +12,7 @@ from scidiff import assets, configurable
 from scidiff.checkpoint import load, save
 from scidiff.cli import UserError, main
 from scidiff.cli import domain as cli_domain
-from scidiff.cli.options import Parser, add_options, check_outputs, resolve_device
+from scidiff.cli.options import Parser, add_options, check_outputs, resolve_device, trainer_devices
 from scidiff.cli.output import table
 from scidiff.schedules import VPSDE
 
@@ -353,6 +353,8 @@ def test_common_options_have_their_names_and_bounds():
         "solver": None,
         "seed": 0,
         "device": "auto",
+        "devices": 1,
+        "num_nodes": 1,
         "out": Path("a.sdf"),
         "batch_size": 2,
     }
@@ -372,6 +374,25 @@ def test_outputs_and_devices_are_checked_at_the_door(tmp_path):
         resolve_device("gpu")
     with pytest.raises(UserError, match="does not exist here"):
         resolve_device("cuda:99")
+
+
+def test_devices_of_the_trainer(monkeypatch):
+    assert trainer_devices("cpu", 3) == {"accelerator": "cpu", "devices": 3}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert trainer_devices("cuda") == {"accelerator": "gpu", "devices": 1}
+    assert trainer_devices("cuda", 2) == {"accelerator": "gpu", "devices": 2}
+    assert trainer_devices("cuda:1") == {"accelerator": "gpu", "devices": [1]}
+    for name, count, message in (
+        ("cuda", 3, "more than the 2"),
+        ("cuda:1", 2, "is one device"),
+        ("cuda:2", 1, "exist"),
+    ):
+        with pytest.raises(UserError, match=message):
+            trainer_devices(name, count)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert trainer_devices("mps") == {"accelerator": "mps", "devices": 1}
+    with pytest.raises(UserError, match="is one device"):
+        trainer_devices("mps", 2)
 
 
 def test_table_aligns_numbers_and_text():
