@@ -65,7 +65,8 @@ DOMAIN = Domain(
             "draw molecules from a checkpoint",
             "molecules.commands:generate",
             _generate_options,
-            "example: scidiff molecules generate -n 1000 --steps 50 --out samples.sdf --grid samples.png",
+            "example: scidiff molecules generate -n 1000 --steps 50 --out samples.sdf --grid samples.png\n"
+            "Finished chunks wait in OUT.partial: the same command goes on from them after an interruption.",
         ),
         "evaluate": Verb(
             "judge anybody's molecules",

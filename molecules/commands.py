@@ -10,13 +10,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from molecules.bulk import sample_in_chunks
 from molecules.data import packaged_qm9, prepare_file, prepare_qm9
 from molecules.elements import number_of
 from molecules.evaluate import evaluate_file
 from molecules.generator import MoleculeGenerator
 from molecules.molecule_list import MoleculeList
+from scidiff.checkpoint import resolve
+from scidiff.chunks import fingerprint, partial_folder
 from scidiff.cli.errors import UserError
-from scidiff.cli.options import check_distinct, check_outputs, resolve_device
+from scidiff.cli.options import check_distinct, check_outputs, trainer_devices
 from scidiff.cli.output import note, pairs, write
 from scidiff.files import atomic_path
 
@@ -63,17 +66,28 @@ def generate(options: argparse.Namespace) -> int:
     check_outputs(options.grid, options.grid_3d, suffixes=(".png",))
     check_outputs(options.smiles, options.xyz)
     check_outputs(options.report, suffixes=(".json",))
-    generator = MoleculeGenerator.from_pretrained(options.checkpoint, device=resolve_device(options.device))
+    devices = trainer_devices(options.device, options.devices)
+    path = resolve(options.checkpoint, "molecules")
+    generator = MoleculeGenerator.from_pretrained(path)
     start = time.perf_counter()
-    mols = generator.sample(
+    drawn = sample_in_chunks(
+        generator,
         options.num_samples,
+        partial_folder(options.out),
+        origin=fingerprint(path),
         n_atoms=options.n_atoms,
         steps=options.steps,
         solver=options.solver,
         seed=options.seed,
         batch_size=options.batch_size,
         progress=True,
+        note=note,
+        num_nodes=options.num_nodes,
+        **devices,
     )
+    if drawn is None:  # one process of several writes the results
+        return 0
+    mols, chunks = drawn
     seconds = time.perf_counter() - start
     summary = _summary(mols)
     if options.valid_only:
@@ -95,6 +109,7 @@ def generate(options: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report carries its own notes
             mols.report(reference=_packaged_reference(generator)).to_json(options.report)
+    chunks.remove()
     cost = {"steps": options.steps or generator.steps, "nfe": mols.nfe, "seconds": round(seconds, 1)}
     write(pairs({**summary, **cost, "wrote": str(options.out)}))
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from typing import Any, Literal
 
@@ -70,7 +70,7 @@ class MoleculeGenerator(Pretrained):
         device: str | torch.device | None = None,
         batch_size: int = 500,
         keep: Literal["all", "valid"] = "all",
-        progress: bool = False,
+        progress: bool | Callable[[], None] = False,
     ) -> MoleculeList:
         """Draw ``n`` molecules.
 
@@ -86,7 +86,7 @@ class MoleculeGenerator(Pretrained):
             device: Where to compute; default: where the weights are.
             batch_size: Molecules at a time.
             keep: ``"all"``, or ``"valid"`` to leave failed ones out (they are counted in ``discarded``).
-            progress: Show a bar.
+            progress: Show a bar; or a function, called after each step.
 
         Returns:
             The molecules in order; failed ones keep their reason.
@@ -163,11 +163,12 @@ class MoleculeGenerator(Pretrained):
 
 
 class _Bar:
-    """A tqdm bar, or nothing."""
+    """A tqdm bar, somebody else's, or nothing."""
 
-    def __init__(self, total: int, progress: bool) -> None:
+    def __init__(self, total: int, progress: bool | Callable[[], None]) -> None:
         self.bar: Any = None
-        if progress:
+        self.told = progress if callable(progress) else None
+        if progress and self.told is None:
             from tqdm.auto import tqdm
 
             self.bar = tqdm(total=total, desc="sampling", unit="step", delay=0.5)  # silent before a quick error
@@ -183,6 +184,8 @@ class _Bar:
         """One step more."""
         if self.bar is not None:
             self.bar.update()
+        if self.told is not None:
+            self.told()
 
 
 def _trained(module: Any) -> tuple[Denoiser, MoleculeSpec]:
