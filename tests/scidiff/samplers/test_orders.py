@@ -119,7 +119,9 @@ RECURSIONS = [
 ]
 
 
-@pytest.mark.parametrize(("case", "step"), list(zip(STOCHASTIC, RECURSIONS, strict=True)), ids=lambda v: getattr(v, "__name__", str(v)))
+@pytest.mark.parametrize(
+    ("case", "step"), list(zip(STOCHASTIC, RECURSIONS, strict=True)), ids=lambda v: getattr(v, "__name__", str(v))
+)
 def test_moments_follow_the_closed_recursion(case, step):
     grid, (mean, cov) = moments(*case, steps=50)
     wanted_mean, wanted_variance = closed_recursion(grid, step)
