@@ -122,15 +122,17 @@ def test_every_input_matters():
     net = network(num_properties=1)
     state, t, cond = clouds([6])
     plain = net(state, t, cond)
-    cond_without = {"node_mask": cond["node_mask"]}
+    previous = cond["self_cond"]
     others = {
         "time": net(state, 0.5 * t, cond),
-        "self_cond": net(state, t, cond_without),
         "property": net(state, t, {**cond, "property": torch.full((1, 1), 0.7, dtype=torch.float64)}),
         "atom": net({**state, "atom": (state["atom"] + 1) % 4}, t, cond),
         "charge": net({**state, "charge": (state["charge"] + 1) % 3}, t, cond),
         "bond": net({**state, "bond": (state["bond"] + 1) % 4}, t, cond),
     }
+    for name in NAMES:
+        changed = {**previous, name: previous[name].flip(1)}  # those of other atoms
+        others[f"earlier {name}"] = net(state, t, {**cond, "self_cond": changed})
     for name, other in others.items():
         assert all((other[key] - plain[key]).abs().max() > 1e-5 for key in NAMES), name
 
