@@ -85,15 +85,13 @@ class PairFormer(Configurable, nn.Module):
         mask = cond.get("node_mask")
         mask = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         pairs = _Pairs.build(mask)
-        previous = cond.get("self_cond") or {}
+        previous = cond.get("self_cond") or self._no_prediction(x)
         context = self._context(t, mask, cond, x.dtype)
         h = self.atom(state["atom"]) + self.charge(state["charge"]) + context[:, None]
         e = self.bond(state["bond"][:, pairs.i, pairs.j])
-        last = previous.get("pos")
-        last = torch.zeros_like(x) if last is None else last
-        if previous:
-            h = h + self.node_self(torch.cat([previous["atom"], previous["charge"]], -1))
-            e = e + self.bond_self(previous["bond"][:, pairs.i, pairs.j])
+        last = previous["pos"]
+        h = h + self.node_self(torch.cat([previous["atom"], previous["charge"]], -1))
+        e = e + self.bond_self(previous["bond"][:, pairs.i, pairs.j])
         e = e + self.pair_in(torch.cat([self.distances(x, pairs), self.distances(last, pairs)], -1))
         z, field = x, torch.zeros_like(x)
         for block in self.blocks:
@@ -104,6 +102,12 @@ class PairFormer(Configurable, nn.Module):
         node = self.pair_node(h)
         bond = self.pair_head(e + node[:, pairs.i] + node[:, pairs.j])
         return {"pos": field, "atom": atom, "charge": charge, "bond": pairs.full(bond)}
+
+    def _no_prediction(self, x: Tensor) -> dict[str, Tensor]:
+        """Zeros: every weight has a gradient in every step, as training on several processes needs."""
+        b, n, _ = x.shape
+        nodes = {name: x.new_zeros(b, n, self.classes[name]) for name in ("atom", "charge")}
+        return {"pos": torch.zeros_like(x), **nodes, "bond": x.new_zeros(b, n, n, self.classes["bond"])}
 
     def _context(self, t: Tensor, mask: Tensor, cond: Mapping[str, Any], dtype: torch.dtype) -> Tensor:
         count = mask.sum(1, keepdim=True).to(dtype)
