@@ -29,7 +29,11 @@ Draw = Callable[[np.ndarray, Callable[[], None]], Mapping[str, np.ndarray]]
 """``draw(index, advance)`` returns arrays for the samples ``index`` (B,) and calls ``advance()`` after each step."""
 
 _LOGGERS = ("pytorch_lightning", "lightning_fabric")
-_REMARKS = (".*does not have many workers.*", "Total length of `DataLoader` across ranks is zero.*")
+_REMARKS = (
+    ".*does not have many workers.*",
+    "Total length of `DataLoader` across ranks is zero.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+)
 
 
 def generate(

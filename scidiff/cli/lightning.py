@@ -48,7 +48,8 @@ def run_lightning(domain: Domain, verb: str, arguments: list[str]) -> int:
     importlib.import_module(domain.name)
     for name in _LOGGERS:  # these libraries set their level when imported
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for remark in (".*does not have many workers.*", ".*isinstance\\(treespec, LeafSpec\\).*", ".*tensorboardX.*"):
+        warnings.filterwarnings("ignore", message=remark)
     cli = build_cli(domain, verb, _with_config_paths(domain.name, arguments))
     out = _as_path(cli.config.get("out"))
     check_outputs(out, suffixes=(".safetensors",) if verb == "fit" else (".json",))
