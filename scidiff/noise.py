@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from scidiff import random
+from scidiff.brownian import BrownianPath
 from scidiff.configurable import Configurable
 from scidiff.laws import GaussianNoise, NoiseLaw
 
@@ -232,6 +233,10 @@ class NoiseSource:
         num_samples: Batch size.
         device: Where the numbers are made; the bits do not depend on it.
         recorded: Noises of an earlier run, one entry a draw, in order of use; replaces all random numbers.
+        path: Brownian path that supplies the normal numbers while ``interval`` is set.
+
+    Attributes:
+        interval: Times (t, s) of the step that is drawn for, if it follows the path.
     """
 
     def __init__(
@@ -241,7 +246,11 @@ class NoiseSource:
         *,
         device: torch.device | str = "cpu",
         recorded: Sequence[Any] | None = None,
+        path: BrownianPath | None = None,
     ) -> None:
+        self.path = path
+        self.interval: tuple[float, float] | None = None
+        self._last: dict[str, tuple[float, Tensor]] = {}
         self.seeds = random.seed_table(seed, num_samples).to(device)
         self.recorded = None if recorded is None else list(recorded)
         self.history: list[Any] = []
@@ -249,11 +258,14 @@ class NoiseSource:
 
     def normal(self, like: Tensor, name: str = "", live: Tensor | None = None) -> Tensor:
         """Independent N(0, 1) numbers of the shape of ``like`` (B, ...) where ``live``, zero elsewhere."""
+        if self.path is not None and self.interval is not None:
+            return self._spread(self._increment(self.path, *self.interval, name, like[0].numel()), like, live)
         return self._place(random.standard_normal, like, name, live)
 
     def uniform(self, like: Tensor, name: str = "", live: Tensor | None = None) -> Tensor:
         """Independent U(0, 1) numbers of the shape of ``like`` (B, ...) where ``live``, zero elsewhere."""
-        return self._place(random.uniform, like, name, live)
+        numbers = self._place(random.uniform, like, name, live)
+        return numbers.clamp_max(1 - torch.finfo(numbers.dtype).eps / 2)  # rounding may reach 1
 
     def replay(self) -> Any:
         """Next recorded noise.
@@ -274,15 +286,30 @@ class NoiseSource:
     def _place(self, make: Any, like: Tensor, name: str, live: Tensor | None) -> Tensor:
         draw = self._draws.get(name, 0)
         self._draws[name] = draw + 1
-        flat = make(self.seeds, random.stream_id(name), draw, like[0].numel())
+        return self._spread(make(self.seeds, random.stream_id(name), draw, like[0].numel()), like, live)
+
+    def _increment(self, path: BrownianPath, t: float, s: float, name: str, num_elements: int) -> Tensor:
+        """(W(t) - W(s))/sqrt(t - s); the value at s is kept for the step that follows."""
+        upper, lower = path.round(t), path.round(s)
+        if upper == lower:
+            raise ValueError(
+                f"the Brownian path does not resolve [{s:.9g}, {t:.9g}]; use more levels than {path.levels}."
+            )
+        known_at, value = self._last.get(name, (None, None))
+        if known_at != upper or value is None or value.shape[1] != num_elements:
+            value = path.value(self.seeds, name, upper, num_elements)
+        below = path.value(self.seeds, name, lower, num_elements)
+        self._last[name] = (lower, below)
+        return (value - below) / math.sqrt(upper - lower)
+
+    def _spread(self, flat: Tensor, like: Tensor, live: Tensor | None) -> Tensor:
+        """Numbers (B, n) in the dtype and shape of ``like``: the k-th live element takes the k-th number."""
         dtype = like.dtype if like.dtype.is_floating_point else torch.get_default_dtype()
         flat = flat.to(dtype)
-        if make is random.uniform:
-            flat = flat.clamp_max(1 - torch.finfo(dtype).eps / 2)  # rounding may reach 1
         if live is None:
             return flat.reshape(like.shape)
         mask = live.expand(like.shape).reshape(len(like), -1)
-        rank = (mask.cumsum(1) - 1).clamp_min(0)  # the k-th live element takes the k-th number of the stream
+        rank = (mask.cumsum(1) - 1).clamp_min(0)
         return torch.where(mask, flat.gather(1, rank), 0).reshape(like.shape)
 
 

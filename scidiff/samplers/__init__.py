@@ -9,12 +9,17 @@ from scidiff.samplers.edm import EDMHeun
 from scidiff.samplers.engine import SampleInfo, StepInfo, sample
 from scidiff.samplers.euler import Euler, EulerMaruyama, Heun
 from scidiff.samplers.interpolant import InterpolantSDE
+from scidiff.samplers.predictor_corrector import PredictorCorrector, ReverseDiffusion
+from scidiff.samplers.rk45 import RK45
 from scidiff.samplers.rows import Row
+from scidiff.samplers.s4 import S4
 from scidiff.samplers.unipc import UniPC
 
 __all__ = [
     "DDIM",
     "DEIS",
+    "RK45",
+    "S4",
     "Ancestral",
     "DPMpp2M",
     "DPMpp3M",
@@ -25,6 +30,8 @@ __all__ = [
     "Heun",
     "InterpolantSDE",
     "Plan",
+    "PredictorCorrector",
+    "ReverseDiffusion",
     "Row",
     "SampleInfo",
     "SingleStep",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidiff.brownian import BrownianPath
 from scidiff.denoiser import Denoiser, Prediction
 from scidiff.discrete import Categorical
 from scidiff.grids import time_grid
@@ -17,6 +18,7 @@ from scidiff.process import Process, State
 from scidiff.random import Seeds
 from scidiff.samplers.base import Plan, Solver, SolverLike, get_solver
 from scidiff.samplers.passes import merge_passes, plan_passes
+from scidiff.samplers.rows import Row
 
 __all__ = ["SampleInfo", "StepInfo", "follow", "sample"]
 
@@ -63,7 +65,7 @@ def sample(
     cond: Mapping[str, Any] | None = None,
     x_1: State | None = None,
     guidance: Any = None,
-    noise: Sequence[Any] | None = None,
+    noise: Sequence[Any] | BrownianPath | None = None,
     save: str | int = "last",
     progress: bool = False,
     callback: Callable[[StepInfo], None] | None = None,
@@ -85,7 +87,8 @@ def sample(
         x_1: Known endpoints.
         guidance: One object or a list with ``wrap(den)`` and optionally ``constrain(x, t, source)`` and
             ``passes(times)``; see `scidiff.guidance`.
-        noise: Recorded noises for an exact replay, one entry a draw (``SampleInfo.noise`` of an earlier run).
+        noise: Recorded noises for an exact replay, one entry a draw (``SampleInfo.noise`` of an earlier
+            run); or a `BrownianPath`, whose increments agree across numbers of steps.
         save: ``"last"`` returns the samples; ``"all"`` or an int k (every k-th step) returns ``(samples, SampleInfo)``
             with the path; ``"none"`` returns ``(samples, SampleInfo)`` without it.
         progress: Show a bar.
@@ -114,7 +117,10 @@ def sample(
     like, is_shape = _like(den, init)
     state = den.process.split(like)
     first = next(iter(state.values()))
-    source = NoiseSource(seed, len(first), device=first.device, recorded=noise)
+    if isinstance(noise, BrownianPath):
+        source = NoiseSource(seed, len(first), device=first.device, path=noise)
+    else:
+        source = NoiseSource(seed, len(first), device=first.device, recorded=noise)
     if is_shape:
         state = den.process.split(den.process.prior(like, source, cond, x_1))
     loop = _Loop(wrapped, method, plan.cast(_float_dtype(state), first.device), source, cond, x_1, run, items)
@@ -225,7 +231,9 @@ class _Loop:
         noise = None
         if self.plan.uses_noise[i] or target is not None:
             drawn = state if self.plan.uses_noise[i] else {k: state[k] for k in self.process.discrete}
+            self.source.interval = self.path_interval(row)
             noise = self.process.noise(drawn, self.source, self.cond)
+            self.source.interval = None
         continuous = {k: state[k] for k in self.process.continuous}
         if self.method.is_adaptive:
             new = self.method.integrate(self.field(state), continuous, row, self.norm)
@@ -244,6 +252,14 @@ class _Loop:
         for constrain in self.constraints:
             new = self.process.split(constrain(self.process.join(new), row.s, self.source))
         return new
+
+    def path_interval(self, row: Row) -> tuple[float, float] | None:
+        """The interval of a Brownian path that the noise of ``row`` is taken from; None for other draws."""
+        if self.source.path is None or not bool((row.s < row.t).any()):
+            return None
+        if row.t.ndim > 0:
+            raise ValueError("a Brownian path needs one time for all elements; leave noise=None for vector times.")
+        return float(row.t), float(row.s)
 
     def class_target(self, i: int) -> Tensor | None:
         """Where categorical components go with row ``i``: to the time of an evaluation that follows, or the end."""

@@ -86,6 +86,17 @@ class Curve:
         """lambda at s (may be infinite)."""
         return 0.5 * self.schedule.log_snr(self.s)
 
+    @property
+    def forward_ratio(self) -> Tensor:
+        """alpha_{t|s} = alpha_t/alpha_s of the forward step s -> t; 1 where s = t."""
+        return torch.where(self.still, 1.0, self.alpha_t / self.alpha_s)
+
+    @property
+    def forward_variance(self) -> Tensor:
+        """sigma_{t|s}^2 = sigma_t^2 - alpha_{t|s}^2 sigma_s^2; 0 where s = t."""
+        variance = self.sigma_t**2 - (self.forward_ratio * self.sigma_s) ** 2
+        return torch.where(self.still, 0.0, variance.clamp_min(0))
+
     def first_order(self, model: str) -> tuple[Tensor, Tensor]:
         """(carry, weight) of x_s = carry x_t + weight m, exact for a constant model value m: DDIM in its two forms."""
         if model == "x0":
