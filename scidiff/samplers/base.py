@@ -140,8 +140,13 @@ class Solver(Configurable):
         x: dict[str, Tensor],
         row: Row,
         norm: Callable[[dict[str, Tensor]], Tensor],
+        memory: dict[str, Any],
     ) -> dict[str, Tensor]:
-        """An adaptive solver's way from ``row.t`` to ``row.s``; ``field(x, t)`` is the velocity at times t (B,)."""
+        """An adaptive solver's way from ``row.t`` to ``row.s``.
+
+        ``field(x, t)`` is the velocity at times t (B,), ``norm`` the root mean square (B,) over live numbers;
+        ``memory`` belongs to the run and is empty at its start.
+        """
         raise NotImplementedError
 
     def _is_start(self, process: Process, row: Row, known_ends: Collection[str] | None) -> bool:

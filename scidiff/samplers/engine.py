@@ -17,6 +17,7 @@ from scidiff.noise import NoiseSource
 from scidiff.process import Process, State
 from scidiff.random import Seeds
 from scidiff.samplers.base import Plan, Solver, SolverLike, get_solver
+from scidiff.samplers.checks import check_conversions, check_options, ends_clean
 from scidiff.samplers.passes import merge_passes, plan_passes
 from scidiff.samplers.rows import Row
 
@@ -102,18 +103,18 @@ def sample(
     """
     options = dict(solver_options or {})
     run = {key: options.pop(key, default) for key, default in _ENGINE_OPTIONS.items()}
-    _check_options(run, save)
+    check_options(run, save)
     method = get_solver(solver, options)
     wrapped, items = _guided(den, guidance)
     times = time_grid(den.process, grid, method.num_intervals(steps), run["grid_component"])
-    if isinstance(grid, str) and grid == "edm" and not _ends_clean(den.process):
+    if isinstance(grid, str) and grid == "edm" and not ends_clean(den.process):
         if steps < 2:
             raise ValueError("grid 'edm' needs at least 2 steps for a schedule with sigma(0) > 0.")
         times, run["final_denoise"] = times[:-1], True  # the same evaluations, landing on x0 although sigma(0) > 0
     known_ends = [k for k, end in den.process.split(x_1).items() if end is not None]
     ranges = merge_passes(items, times)
     plan = plan_passes(method, den.process, times, ranges, heuristic=den.heuristic, known_ends=known_ends)
-    _check_conversions(den, plan)
+    check_conversions(den, plan)
     like, is_shape = _like(den, init)
     state = den.process.split(like)
     first = next(iter(state.values()))
@@ -169,6 +170,7 @@ class _Loop:
         self.nfe = 0
         self.prediction: Prediction | None = None
         self.self_cond: Any = None
+        self.memory: dict[str, Any] = {}  # of an adaptive solver
         self.classes_at = plan.rows[0].t  # time of the categorical components
 
     def run(
@@ -236,7 +238,7 @@ class _Loop:
             self.source.interval = None
         continuous = {k: state[k] for k in self.process.continuous}
         if self.method.is_adaptive:
-            new = self.method.integrate(self.field(state), continuous, row, self.norm)
+            new = self.method.integrate(self.field(state), continuous, row, self.norm, self.memory)
         else:
             new = self.method.step(self.plan, i, continuous, anchor, history, noise, self.ends)
         for name, component in self.process.continuous.items():
@@ -321,39 +323,6 @@ class _Loop:
         for constrain in self.constraints:
             final = self.process.split(constrain(self.process.join(final), torch.zeros_like(t), self.source))
         return final
-
-
-def _check_options(run: Mapping[str, Any], save: str | int) -> None:
-    for key, known in {"discrete": ("posterior", "ctmc"), "final_class": ("argmax", "draw")}.items():
-        if run[key] not in known:
-            raise ValueError(f"option {key} must be one of {known}, got {run[key]!r}.")
-    if not (save in ("last", "none", "all") or (isinstance(save, int) and save >= 1)):
-        raise ValueError(f'save must be "last", "none", "all" or a positive int, got {save!r}.')
-
-
-def _check_conversions(den: Denoiser, plan: Plan) -> None:
-    """Refuse evaluations whose prediction does not determine what the solver combines."""
-    for row in plan.rows:
-        wanted = "x0" if row.is_start else plan.models[0]
-        if not row.evaluate or wanted == "eps":
-            continue
-        for name, component in den.process.continuous.items():
-            kind = den.prediction[name]
-            needs_signal = kind in ("eps", "score") or (kind == "edm" and den.preconditioning != "edm")
-            needs_spread = kind in ("v", "velocity", "edm") and wanted == "x0"
-            is_gone = component.schedule.alpha(row.t) == 0
-            is_point = is_gone & (component.schedule.sigma(row.t) == 0)
-            if (needs_signal and bool(is_gone.any())) or (needs_spread and bool(is_point.any())):
-                raise ValueError(
-                    f"prediction {kind!r} has no {wanted} at t = {float(row.t.max()):g}, where alpha of "
-                    f"{component.schedule!r} (component {name!r}) is 0. Start at t_max = {component.schedule.t_max:g} "
-                    "(grid='logsnr' does) or predict x0, v or velocity."
-                )
-
-
-def _ends_clean(process: Process) -> bool:
-    zero = torch.zeros((), dtype=torch.float64)
-    return all(float(c.schedule.sigma(zero)) == 0 for c in process.continuous.values())
 
 
 def _guided(den: Denoiser, guidance: Any) -> tuple[Denoiser, list[Any]]:
