@@ -8,6 +8,7 @@ a sample depends on its seed, the component and the number of the draw, not on t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 

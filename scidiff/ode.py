@@ -40,12 +40,17 @@ _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
 
 
 class ODESolution(NamedTuple):
-    """State (B, ...) at t_1, number of evaluations of f, accepted and rejected steps (B,) of each sample."""
+    """State (B, ...) at t_1, number of evaluations of f, accepted and rejected steps (B,) of each sample.
+
+    ``step`` (B,) is the length of the next step and ``slope`` (B, ...) the slope at t_1, to go on from there.
+    """
 
     y: Tensor
     nfe: int
     accepted: Tensor
     rejected: Tensor
+    step: Tensor
+    slope: Tensor
 
 
 def rms(error: Tensor) -> Tensor:
@@ -63,6 +68,8 @@ def integrate(
     atol: float = 1e-5,
     norm: Norm = rms,
     max_steps: int = 10_000,
+    first_step: Tensor | None = None,
+    first_slope: Tensor | None = None,
 ) -> ODESolution:
     """Integrate dy/dt = f(t, y) from ``t_0`` to ``t_1`` (either direction).
 
@@ -75,6 +82,8 @@ def integrate(
         atol: Absolute tolerance of a step (units of ``y``).
         norm: Norm (B,) of scaled errors (B, ...); restrict it to the live numbers of ragged batches.
         max_steps: Largest number of attempted steps.
+        first_step: Length (B,) of the first step, chosen here by default.
+        first_slope: f(t_0, y), if it is known.
 
     Raises:
         RuntimeError: If ``max_steps`` is reached, or a slope stops being finite.
@@ -82,16 +91,17 @@ def integrate(
     direction = 1.0 if t_1 >= t_0 else -1.0
     t = torch.full((len(y),), float(t_0), dtype=torch.float64, device=y.device)
     span = abs(t_1 - t_0)
-    slope = f(t, y)
-    h = _first_step(f, t, y, slope, direction, span, rtol, atol, norm)
-    nfe, previous = 2, torch.ones_like(h)
+    nfe = int(first_slope is None) + int(first_step is None)
+    slope = f(t, y) if first_slope is None else first_slope
+    h = _first_step(f, t, y, slope, direction, span, rtol, atol, norm) if first_step is None else first_step
+    previous = torch.ones_like(h)
     accepted, rejected = (torch.zeros(len(y), dtype=torch.int64, device=y.device) for _ in range(2))
     for _ in range(max_steps):
         left = (t_1 - t) * direction
         active = left > 1e-14 * span
         if not bool(active.any()):
-            return ODESolution(y, nfe, accepted, rejected)
-        is_last = h >= left * (1 - 1e-12)
+            return ODESolution(y, nfe, accepted, rejected, h, slope)
+        wanted, is_last = h, h >= left * (1 - 1e-12)
         h = torch.where(is_last, left, h)
         y_new, slope_new, error = _step(f, t, y, slope, direction * h)
         nfe += len(_NODES)
@@ -106,6 +116,7 @@ def integrate(
         y, slope = torch.where(chosen, y_new, y), torch.where(chosen, slope_new, slope)
         accepted, rejected = accepted + passed, rejected + (active & ~passed)
         h = h * _factor(size, previous, passed)
+        h = torch.where(active & ~(passed & is_last), h, torch.maximum(h, wanted))  # being cut short is no evidence
         previous = torch.where(passed, size.clamp_min(1e-4), previous)
     raise RuntimeError(
         f"{max_steps} steps were not enough to reach t = {t_1:g} (the slowest sample is at {float(t.min()):.4g}); "

@@ -75,7 +75,13 @@ def test_first_order_is_ddim():
 
 @pytest.mark.parametrize(
     ("order", "nfe", "split"),
-    [(3, 12, [3, 3, 3, 2, 1]), (3, 13, [3, 3, 3, 3, 1]), (3, 14, [3, 3, 3, 3, 2]), (2, 7, [2, 2, 2, 1]), (1, 3, [1] * 3)],
+    [
+        (3, 12, [3, 3, 3, 2, 1]),
+        (3, 13, [3, 3, 3, 3, 1]),
+        (3, 14, [3, 3, 3, 3, 2]),
+        (2, 7, [2, 2, 2, 1]),
+        (1, 2, [1, 1]),
+    ],
 )
 def test_budget(order, nfe, split):
     name = f"dpm_solver_{order}"

@@ -26,6 +26,7 @@ from scidiff.testing import random_rotation, record_noise, transform_noise
 
 F64 = torch.float64
 SOLVERS = ["euler", "heun", "dpmpp_2m", "ancestral", "euler_maruyama"]
+SOLVERS += ["dpm_solver_3", "dpmpp_sde_2m", "unipc_3", "deis_tab2", "edm_heun", "pc", "s4", "rk45"]
 
 
 class Cloud(nn.Module):

@@ -1,7 +1,7 @@
 """Errors on the reference mixture at 24 evaluations against recorded numbers.
 
-Source: an independent float64 implementation of each method (specification of the core, "Reference mixture"), printed to
-two or three digits, so that half a unit of the last digit, at most 4 %, is the tolerance of most; 10 % is allowed.
+Source: independent float64 implementations of each method, printed to two or three digits, so that half a unit of the
+last digit is up to 4 %; 10 % is allowed.
 """
 
 import pytest
