@@ -23,6 +23,7 @@ __all__ = ["ODESolution", "integrate", "rms"]
 
 Field = Callable[[Tensor, Tensor], Tensor]
 Norm = Callable[[Tensor], Tensor]
+Scale = Callable[[Tensor, Tensor], Tensor]
 
 _NODES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0)
 _STAGES = (
@@ -67,6 +68,7 @@ def integrate(
     rtol: float = 1e-5,
     atol: float = 1e-5,
     norm: Norm = rms,
+    scale: Scale | None = None,
     max_steps: int = 10_000,
     first_step: Tensor | None = None,
     first_slope: Tensor | None = None,
@@ -81,6 +83,8 @@ def integrate(
         rtol: Relative tolerance of a step.
         atol: Absolute tolerance of a step (units of ``y``).
         norm: Norm (B,) of scaled errors (B, ...); restrict it to the live numbers of ragged batches.
+        scale: Size (broadcastable to B, ...) that the error of a step from y to y_new is measured in; default:
+            atol + rtol max(|y|, |y_new|), elementwise.
         max_steps: Largest number of attempted steps.
         first_step: Length (B,) of the first step, chosen here by default.
         first_slope: f(t_0, y), if it is known.
@@ -91,9 +95,14 @@ def integrate(
     direction = 1.0 if t_1 >= t_0 else -1.0
     t = torch.full((len(y),), float(t_0), dtype=torch.float64, device=y.device)
     span = abs(t_1 - t_0)
+    if scale is None:
+
+        def scale(y: Tensor, y_new: Tensor) -> Tensor:
+            return atol + rtol * torch.maximum(y.abs(), y_new.abs())
+
     nfe = int(first_slope is None) + int(first_step is None)
     slope = f(t, y) if first_slope is None else first_slope
-    h = _first_step(f, t, y, slope, direction, span, rtol, atol, norm) if first_step is None else first_step
+    h = _first_step(f, t, y, slope, direction, span, scale(y, y), norm) if first_step is None else first_step
     previous = torch.ones_like(h)
     accepted, rejected = (torch.zeros(len(y), dtype=torch.int64, device=y.device) for _ in range(2))
     for _ in range(max_steps):
@@ -105,7 +114,7 @@ def integrate(
         h = torch.where(is_last, left, h)
         y_new, slope_new, error = _step(f, t, y, slope, direction * h)
         nfe += len(_NODES)
-        size = norm(error / (atol + rtol * torch.maximum(y.abs(), y_new.abs()))).double()
+        size = norm(error / scale(y, y_new)).double()
         if not bool(torch.isfinite(size[active]).all()):
             size = torch.where(torch.isfinite(size), size, torch.inf)
             if bool((active & torch.isinf(size) & (h < 1e-12 * span)).any()):
@@ -151,10 +160,9 @@ def _factor(size: Tensor, previous: Tensor, passed: Tensor) -> Tensor:
 
 
 def _first_step(
-    f: Field, t: Tensor, y: Tensor, slope: Tensor, direction: float, span: float, rtol: float, atol: float, norm: Norm
+    f: Field, t: Tensor, y: Tensor, slope: Tensor, direction: float, span: float, scale: Tensor, norm: Norm
 ) -> Tensor:
     """Hairer's starting step: the scaled change of y and of its slope over a small Euler step stay at 1e-2."""
-    scale = atol + rtol * y.abs()
     size, speed = norm(y / scale).double(), norm(slope / scale).double()
     h = torch.where((size < 1e-5) | (speed < 1e-5), 1e-6, 0.01 * size / speed.clamp_min(1e-30)).clamp_max(span)
     ahead = f(t + direction * h, y + expand_like(direction * h, y).to(y.dtype) * slope)

@@ -23,8 +23,9 @@ State = dict[str, Tensor]
 class RK45(Solver):
     r"""Adaptive Runge-Kutta method of order 5 for dx/dt = v(x, t), error estimated by the embedded method of order 4.
 
-    Every sample has its own time and step size, by `scidiff.ode.integrate`: the root mean square of the scaled error is
-    taken over the live numbers of all components, so a sample does not depend on its batch or on padding. A batch
+    Every sample has its own time and step size, by `scidiff.ode.integrate`. The error of a component is measured in
+    atol + rtol max(|x|, |x_new|) with root mean squares over its live numbers (not number by number, so that rotations
+    change nothing), then pooled over the components: a sample depends neither on its batch nor on padding. A batch
     evaluation counts once. The times of the grid are hit exactly (states are saved, constraints applied and categorical
     components moved there) and step sizes carry over; ``steps=1`` runs freely from the first time to the last.
 
@@ -66,6 +67,14 @@ class RK45(Solver):
         memory: dict[str, Any],
     ) -> State:
         """The state at ``row.s``; step sizes (and the slope, if the state is untouched) carry over."""
+
+        def scale(y: Tensor, y_new: Tensor) -> Tensor:
+            old, new = _like(y, x), _like(y_new, x)
+            sizes = {k: torch.maximum(norm({k: old[k]}), norm({k: new[k]})) for k in x}
+            return torch.cat(
+                [(self.atol + self.rtol * sizes[k])[:, None].expand_as(v.flatten(1)) for k, v in x.items()], 1
+            )
+
         is_same = bool(memory) and all(memory["x"][k] is v for k, v in x.items())
         solution = ode.integrate(
             lambda t, y: _flat(field(_like(y, x), t)),
@@ -75,6 +84,7 @@ class RK45(Solver):
             rtol=self.rtol,
             atol=self.atol,
             norm=lambda error: norm(_like(error, x)),
+            scale=scale,
             max_steps=self.max_steps,
             first_step=memory.get("step"),
             first_slope=memory["slope"] if is_same else None,

@@ -26,7 +26,7 @@ from scidiff.testing import random_rotation, record_noise, transform_noise
 
 F64 = torch.float64
 SOLVERS = ["euler", "heun", "dpmpp_2m", "ancestral", "euler_maruyama"]
-SOLVERS += ["dpm_solver_3", "dpmpp_sde_2m", "unipc_3", "deis_tab2", "edm_heun", "pc", "s4", "rk45"]
+SOLVERS += ["dpm_solver_2", "unipc_3", "pc", "rk45"]
 
 
 class Cloud(nn.Module):
@@ -157,7 +157,7 @@ def test_constraints_hold_after_a_thousand_steps_in_float32(solver):
     assert not bool((x["m"][live] == init["m"][live]).any())
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [s for s in SOLVERS if s != "rk45"])  # whose step size is common to the system
 def test_separable_system_is_two_runs(solver):
     """Two components with own schedules and a separable network: bit for bit the runs of each alone."""
     parts = {"x": (VPSDE(), ZeroMean()), "y": EDM(0.01, 10.0)}
