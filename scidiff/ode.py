@@ -95,14 +95,10 @@ def integrate(
     direction = 1.0 if t_1 >= t_0 else -1.0
     t = torch.full((len(y),), float(t_0), dtype=torch.float64, device=y.device)
     span = abs(t_1 - t_0)
-    if scale is None:
-
-        def scale(y: Tensor, y_new: Tensor) -> Tensor:
-            return atol + rtol * torch.maximum(y.abs(), y_new.abs())
-
+    measure = scale or (lambda y, y_new: atol + rtol * torch.maximum(y.abs(), y_new.abs()))
     nfe = int(first_slope is None) + int(first_step is None)
     slope = f(t, y) if first_slope is None else first_slope
-    h = _first_step(f, t, y, slope, direction, span, scale(y, y), norm) if first_step is None else first_step
+    h = _first_step(f, t, y, slope, direction, span, measure(y, y), norm) if first_step is None else first_step
     previous = torch.ones_like(h)
     accepted, rejected = (torch.zeros(len(y), dtype=torch.int64, device=y.device) for _ in range(2))
     for _ in range(max_steps):
@@ -114,7 +110,7 @@ def integrate(
         h = torch.where(is_last, left, h)
         y_new, slope_new, error = _step(f, t, y, slope, direction * h)
         nfe += len(_NODES)
-        size = norm(error / scale(y, y_new)).double()
+        size = norm(error / measure(y, y_new)).double()
         if not bool(torch.isfinite(size[active]).all()):
             size = torch.where(torch.isfinite(size), size, torch.inf)
             if bool((active & torch.isinf(size) & (h < 1e-12 * span)).any()):

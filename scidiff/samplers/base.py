@@ -123,8 +123,9 @@ class Solver(Configurable):
         history: Sequence[dict[str, Tensor]],
         noise: dict[str, Tensor] | None,
         x_1: Mapping[str, Tensor] | None = None,
+        norm: Callable[[str, Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Row ``i`` for every continuous component."""
+        """Row ``i`` for every continuous component; ``norm(name, x)`` is the size (B,) of noise-like values."""
         result = {}
         for name, value in x.items():
             row = plan.coefficients[name][i]

@@ -240,7 +240,7 @@ class _Loop:
         if self.method.is_adaptive:
             new = self.method.integrate(self.field(state), continuous, row, self.norm, self.memory)
         else:
-            new = self.method.step(self.plan, i, continuous, anchor, history, noise, self.ends)
+            new = self.method.step(self.plan, i, continuous, anchor, history, noise, self.ends, self.size)
         for name, component in self.process.continuous.items():
             projected = component.space.project(new[name], self.cond)
             fixed = component.space.fixed(projected, self.cond)
@@ -287,6 +287,12 @@ class _Loop:
         total = sum(spaces[k].total(v.square(), self.cond) for k, v in x.items())
         count = sum(spaces[k].count(v, self.cond) for k, v in x.items())
         return (torch.as_tensor(total) / torch.as_tensor(count).clamp_min(1)).sqrt()
+
+    def size(self, name: str, z: Tensor) -> Tensor:
+        """Norm (B,) of a noise or of eps: whitened, over the live numbers."""
+        component = self.process.continuous[name]
+        live = component.space.live(z, self.cond)
+        return component.space.total(z * component.law.whiten(z, live), self.cond).clamp_min(0).sqrt()
 
     def move(self, name: str, component: Categorical, z: Tensor, t: Tensor, s: Tensor, u: Tensor) -> Tensor:
         now, then = (v.to(z.device).expand(len(z), *v.shape) for v in (t, s))

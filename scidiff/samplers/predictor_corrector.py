@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -65,13 +65,18 @@ class LangevinSolver(Solver):
         history: Sequence[dict[str, Tensor]],
         noise: dict[str, Tensor] | None,
         x_1: Mapping[str, Tensor] | None = None,
+        norm: Callable[[str, Tensor], Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Row ``i``; in a correction eps is scaled by (|z|/|eps|)^2 and the noise by |z|/|eps|."""
         if plan.rows[i].corrects and noise is not None:
-            gains = {name: _norm_ratio(noise[name], eps, self.batch_norms) for name, eps in history[0].items()}
+            size = norm or _norm
+            gains = {
+                name: _ratio(size(name, noise[name]), size(name, eps), eps, self.batch_norms)
+                for name, eps in history[0].items()
+            }
             history = ({name: gains[name] ** 2 * eps for name, eps in history[0].items()},)
             noise = {name: gains[name] * noise[name] for name in gains}
-        return super().step(plan, i, x, anchor, history, noise, x_1)
+        return super().step(plan, i, x, anchor, history, noise, x_1, norm)
 
 
 @register("pc")
@@ -80,7 +85,8 @@ class PredictorCorrector(LangevinSolver):
 
     A correction is x + delta score + sqrt(2 delta) z with delta = 2 a (snr |z|/|score|)^2 and a = alpha_{t|s}^2 (1 -
     beta_i of a variance-preserving chain, 1 of a variance-exploding one). Norms are those of each sample and component
-    on its space, so that neither batch nor padding changes a sample; |z|/|score| = sigma |z|/|eps|.
+    on its space, so that neither batch nor padding changes a sample; |z|/|score| = sigma |z|/|eps|. For a correlated
+    law they are those of the whitened noise and score.
 
     Args:
         snr: Signal-to-noise ratio of the corrections; 0 switches them off (but not their evaluations).
@@ -158,9 +164,12 @@ def refuse_vector_time(solver: Solver, grid: Tensor) -> None:
         )
 
 
-def _norm_ratio(z: Tensor, eps: Tensor, over_batch: bool) -> Tensor:
-    """|z|/|eps| (B, 1, ...): both vanish outside the live entries, and mirrored entries count alike in both."""
-    top, bottom = z.flatten(1).norm(dim=1), eps.flatten(1).norm(dim=1)
+def _norm(name: str, x: Tensor) -> Tensor:
+    return x.flatten(1).norm(dim=1)
+
+
+def _ratio(top: Tensor, bottom: Tensor, like: Tensor, over_batch: bool) -> Tensor:
+    """Quotient of norms (B,), shaped (B, 1, ...)."""
     if over_batch:
         top, bottom = top.mean().expand_as(top), bottom.mean().expand_as(bottom)
-    return expand_like(top / bottom.clamp_min(torch.finfo(eps.dtype).tiny), z)
+    return expand_like(top / bottom.clamp_min(torch.finfo(like.dtype).tiny), like)

@@ -113,7 +113,8 @@ def test_every_solver_is_the_white_one_in_whitened_coordinates(solver):
     x = sample(
         Denoiser(coloured, correlated), info_start(factor), noise=[z @ factor.T for z in info.noise] or None, **options
     )
-    torch.testing.assert_close(x, y @ factor.T, rtol=1e-8, atol=1e-8)
+    tolerance = 1e-3 if solver == "rk45" else 1e-8  # rk45 measures its error in units of the state
+    torch.testing.assert_close(x, y @ factor.T, rtol=tolerance, atol=tolerance)
 
 
 def info_start(factor: Tensor) -> Tensor:
