@@ -273,9 +273,11 @@ class _Loop:
         return target if bool((target != self.classes_at).any()) else None
 
     def field(self, state: dict[str, Tensor]) -> Callable[[dict[str, Tensor], Tensor], dict[str, Tensor]]:
-        """Velocity of the continuous components at times (B,), categorical ones held."""
+        """Velocity of the continuous components at times (B,); classes and the earlier prediction are held."""
+        held = self.self_cond
 
         def velocity(x: dict[str, Tensor], time: Tensor) -> dict[str, Tensor]:
+            self.self_cond = held  # or the right-hand side would change from call to call
             prediction = self.evaluate({**state, **x}, time.to(_float_dtype(state)))
             return prediction.get("velocity")
 
