@@ -275,7 +275,7 @@ def test_bad_options_are_refused(options, telling):
 
 @pytest.mark.slow
 def test_a_few_molecules_are_learnt():
-    """The 32 smallest molecules of the subset in every batch: 90 % of 64 samples, less two standard errors, are valid."""
+    """The 32 smallest molecules in every batch: 90 % of 64 samples, less two standard errors, are strictly valid."""
     part = packaged_qm9().subset("train").without_hydrogens()
     part = part.subset(np.argsort(part.sizes, kind="stable")[:32])
     data = MoleculeDataModule.from_dataset(part, batch_pairs=10_000)
