@@ -275,7 +275,7 @@ def test_bad_options_are_refused(options, telling):
 
 @pytest.mark.slow
 def test_a_few_molecules_are_learnt():
-    """The 32 smallest molecules in every batch: 90 % of 64 samples, less two standard errors, are strictly valid."""
+    """The 32 smallest molecules of the subset in every batch: at least 90 % of 64 samples are strictly valid."""
     part = packaged_qm9().subset("train").without_hydrogens()
     part = part.subset(np.argsort(part.sizes, kind="stable")[:32])
     data = MoleculeDataModule.from_dataset(part, batch_pairs=10_000)
@@ -293,5 +293,5 @@ def test_a_few_molecules_are_learnt():
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     mols = MoleculeGenerator(model).sample(64, seed=0)
-    assert mols.valid_fraction >= 0.9 - 2 * (0.9 * 0.1 / 64) ** 0.5, mols.failures()
+    assert mols.valid_fraction >= 0.9, mols.failures()
     assert len({smiles for smiles in mols.smiles if smiles}) > 10
