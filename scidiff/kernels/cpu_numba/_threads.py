@@ -1,0 +1,79 @@
+"""How numba bodies are compiled and on how many threads they run.
+
+A parallel region in a forked child is fatal: GNU OpenMP kills a child of a parent that used it, and a child of a parent
+that used only torch's threads hangs. So forked children (workers of a data loader) run serial bodies. The ``workqueue``
+layer of numba aborts when two Python threads enter it: parallel calls are then made one after the other.
+
+A serial body is a function of a range of rows; its parallel body is another function, with another name, that hands
+ranges to it (numba's disk cache would mix up two compilations of one function).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import torch
+
+__all__ = ["MIN_WORK", "SUMS", "compiled", "launch", "thread_count"]
+
+MIN_WORK = 200_000
+"""Multiply-adds below which a parallel region costs more than it saves."""
+
+SUMS = {"contract", "reassoc", "nsz"}
+"""Liberties that let sums over channels use vector instructions; NaN and infinity keep their meaning."""
+
+_lock = threading.Lock()
+_forked = False
+
+
+def _mark_forked() -> None:
+    global _forked, _lock
+    _forked, _lock = True, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_mark_forked)
+
+
+def compiled(*, parallel: bool = False, fastmath: set[str] | bool = False) -> Callable[[Callable], Any]:
+    """Decorator: ``numba.njit`` without the GIL, cached on disk where there is a place for it."""
+    options: dict[str, Any] = {"nogil": True, "parallel": parallel, "fastmath": fastmath}
+
+    def decorate(function: Callable) -> Any:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # "no locator available": a read-only installation without a home
+            return numba.njit(**options)(function)
+
+    return decorate
+
+
+def thread_count(work: float = MIN_WORK) -> int:
+    """Threads that a body with ``work`` multiply-adds may use: torch's number, or 1 in a forked child."""
+    if _forked or work < MIN_WORK:
+        return 1
+    return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+
+
+def launch(serial: Callable, parallel: Callable, work: float, *args: Any) -> Any:
+    """Call ``parallel(*args)`` with the threads that ``work`` multiply-adds deserve, or ``serial(*args)`` for one."""
+    threads = thread_count(work)
+    if threads == 1:
+        return serial(*args)
+    numba.set_num_threads(threads)
+    with _exclusive():
+        return parallel(*args)
+
+
+def _exclusive() -> contextlib.AbstractContextManager:
+    """A lock unless parallel regions are known to be safe for several Python threads."""
+    try:
+        safe = numba.threading_layer() != "workqueue"  # pyright: ignore[reportPrivateImportUsage]
+    except ValueError:  # no parallel body has run yet
+        safe = False
+    return contextlib.nullcontext() if safe else _lock
