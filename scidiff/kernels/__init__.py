@@ -1,6 +1,51 @@
 """Neighbour lists and message passing: `NeighborList` holds a graph, and every operation reads its rows."""
 
+from scidiff.kernels.basis import BesselBasis, CosineCutoff, ExpNormBasis, GaussianBasis, PolynomialCutoff
 from scidiff.kernels.full import FullGraph, full_graph
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
+from scidiff.kernels.messages import (
+    EdgeMessages,
+    cfconv,
+    edge_mlp,
+    neighbor_attention,
+    painn_message,
+    ponita_conv,
+    softmax_gather_sum,
+    tensor_product_scatter,
+)
+from scidiff.kernels.segments import (
+    edge_dot,
+    gather_multiply_sum,
+    segment_max,
+    segment_mean,
+    segment_softmax,
+    segment_sum,
+    weighted_sum,
+)
 
-__all__ = ["FullGraph", "NeighborList", "as_neighbor_list", "full_graph"]
+__all__ = [
+    "BesselBasis",
+    "CosineCutoff",
+    "EdgeMessages",
+    "ExpNormBasis",
+    "FullGraph",
+    "GaussianBasis",
+    "NeighborList",
+    "PolynomialCutoff",
+    "as_neighbor_list",
+    "cfconv",
+    "edge_dot",
+    "edge_mlp",
+    "full_graph",
+    "gather_multiply_sum",
+    "neighbor_attention",
+    "painn_message",
+    "ponita_conv",
+    "segment_max",
+    "segment_mean",
+    "segment_softmax",
+    "segment_sum",
+    "softmax_gather_sum",
+    "tensor_product_scatter",
+    "weighted_sum",
+]

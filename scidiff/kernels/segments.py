@@ -1,0 +1,116 @@
+"""Reductions over the edges of each target, and products of node and edge features that are reduced at once.
+
+``g`` is a `NeighborList`, or an ``edge_index`` (2, E) of (source, target) in any order. Edge features have the order
+of what was given. Empty rows give 0. Sums run in float32 or better; results have the dtype of the features.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from scidiff.kernels import ref
+from scidiff.kernels._dispatch import Call, operation
+from scidiff.kernels.graph import NeighborList
+
+__all__ = [
+    "edge_dot",
+    "gather_multiply_sum",
+    "segment_max",
+    "segment_mean",
+    "segment_softmax",
+    "segment_sum",
+    "weighted_sum",
+]
+
+
+@operation
+def segment_sum(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
+    """out_i = sum_{e -> i} v_e.
+
+    Args:
+        v: Edge features (E, *).
+        g: Graph; with an ``edge_index``, say ``num_nodes`` if the last nodes may have no edges.
+        num_nodes: N, for an ``edge_index``.
+
+    Returns:
+        Node features (N, *).
+    """
+    call = Call("segment_sum", g, num_nodes, (v,), None)
+    return call.node_result(ref.segment_sum(call.edge(v), call.target, call.num_rows), v)
+
+
+@operation
+def segment_mean(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
+    """Mean of v (E, *) over the edges of each target (N, *), 0 without edges; arguments of `segment_sum`."""
+    call = Call("segment_mean", g, num_nodes, (v,), None)
+    return call.node_result(ref.segment_mean(call.edge(v), call.target, call.num_rows), v)
+
+
+@operation
+def segment_max(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
+    """Largest v (E, *) over the edges of each target (N, *), 0 without edges; arguments of `segment_sum`."""
+    call = Call("segment_max", g, num_nodes, (v,), None)
+    return call.node_result(ref.segment_max(call.edge(v), call.target, call.num_rows), v)
+
+
+@operation
+def segment_softmax(logits: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
+    """exp(l_e) / sum over the edges with the same target, per channel: (E, *) -> (E, *)."""
+    call = Call("segment_softmax", g, num_nodes, (logits,), None)
+    return call.edge_result(ref.segment_softmax(call.edge(logits), call.target, call.num_rows), logits)
+
+
+@operation
+def gather_multiply_sum(x: Tensor, w: Tensor, g: NeighborList | Tensor, *, backend: str | None = None) -> Tensor:
+    """out_i = sum_{e -> i} x_source * w_e, channel-wise: continuous-filter convolution with given filters.
+
+    Args:
+        x: Node features (N, F).
+        w: Filters (E, F).
+        g: Graph.
+        backend: Body to run; see `scidiff.kernels.report`.
+
+    Returns:
+        Node features (N, F).
+
+    References: Schütt et al. 2017, "SchNet", eq. 2.
+    """
+    call = Call("gather_multiply_sum", g, x.shape[0], (x, w), backend)
+    return call.node_result(ref.gather_multiply_sum(call.node(x), call.edge(w), call.source, call.target), x)
+
+
+@operation
+def weighted_sum(x: Tensor, a: Tensor, g: NeighborList | Tensor, *, backend: str | None = None) -> Tensor:
+    """out_i = sum_{e -> i} a_e x_source, with one weight an edge, or one for each of H blocks of F / H channels.
+
+    Args:
+        x: Node features (N, F).
+        a: Weights (E,) or (E, H).
+        g: Graph.
+        backend: Body to run.
+
+    Returns:
+        Node features (N, F).
+    """
+    call = Call("weighted_sum", g, x.shape[0], (x, a), backend)
+    return call.node_result(ref.weighted_sum(call.node(x), call.edge(a), call.source, call.target), x)
+
+
+@operation
+def edge_dot(
+    a: Tensor, b: Tensor, g: NeighborList | Tensor, heads: int | None = None, *, backend: str | None = None
+) -> Tensor:
+    """a_target . b_source for each edge.
+
+    Args:
+        a: Features of targets (N, F).
+        b: Features of sources (N, F).
+        g: Graph.
+        heads: Number H of blocks of channels with a product each.
+        backend: Body to run.
+
+    Returns:
+        (E,), or (E, H) with ``heads``.
+    """
+    call = Call("edge_dot", g, a.shape[0], (a, b), backend)
+    return call.edge_result(ref.edge_dot(call.node(a), call.node(b), call.source, call.target, heads), a)
