@@ -72,6 +72,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "scidiff.couplings.Reflow": _make("scidiff.couplings.Reflow", _DENOISER),
     "scidiff.denoiser.Denoiser": _DENOISER,
     "scidiff.discrete.Categorical": _make("scidiff.discrete.Categorical", [0.25, 0.75]),
+    "scidiff.nn.s4d.S4D": _make("scidiff.nn.s4d.S4D", 4, 6, init="legs"),
     "scidiff.noise.Compose": _make("scidiff.noise.Compose", [_make("scidiff.noise.ZeroMean")]),
     "scidiff.oracles.DeltaOracle": _make("scidiff.oracles.DeltaOracle", [[0.0, 1.0], [2.0, 3.0]]),
     "scidiff.oracles.GaussianOracle": _make("scidiff.oracles.GaussianOracle", [0.5], [[2.0]]),
