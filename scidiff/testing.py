@@ -52,6 +52,7 @@ def assert_equivariant(
     kinds: Sequence[str],
     out: str | Sequence[str],
     translate: bool = True,
+    reflect: bool = True,
     num_rotations: int = 3,
     tolerance: float | None = None,
     generator: torch.Generator | None = None,
@@ -65,7 +66,8 @@ def assert_equivariant(
             translates), ``"matrix"`` (last two axes, R M R^T).
         out: The same for the outputs.
         translate: Whether points are shifted as well.
-        num_rotations: Number of random rotations, beside one reflection.
+        reflect: Whether a reflection is tried as well; False for SE(3).
+        num_rotations: Number of random rotations.
         tolerance: Largest error relative to the largest output; default 1e-9 in float64, 1e-4 in float32.
         generator: Source of the transformations; default: seed 0.
 
@@ -80,7 +82,7 @@ def assert_equivariant(
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     dims = next(x.shape[-1] for x, kind in zip(inputs, kinds, strict=True) if kind != "scalar")
     plain = _as_list(fn(*inputs))
-    for trial in range(num_rotations + 1):
+    for trial in range(num_rotations + int(reflect)):
         is_reflected = trial == num_rotations
         rotation = random_rotation(generator, torch.float64, dims, reflect=is_reflected)
         shift = 10 * torch.randn(dims, generator=generator, dtype=torch.float64) * float(translate)
@@ -185,6 +187,7 @@ def _assert_close(value: Tensor, wanted: Tensor, what: str, tolerance: float | N
     if not value.dtype.is_floating_point:
         assert torch.equal(value, wanted), f"{what}: integer outputs differ"
         return
+    value, wanted = value.detach(), wanted.detach()
     limit = tolerance if tolerance is not None else _TOLERANCE.get(value.dtype, 1e-2)
     scale = max(float(wanted.abs().max()), 1e-12)
     error = float((value - wanted).abs().max()) / scale

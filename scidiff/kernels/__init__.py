@@ -2,6 +2,7 @@
 
 from scidiff.kernels.basis import BesselBasis, CosineCutoff, ExpNormBasis, GaussianBasis, PolynomialCutoff
 from scidiff.kernels.full import FullGraph, full_graph
+from scidiff.kernels.geometry import edge_geometry
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
 from scidiff.kernels.messages import (
     EdgeMessages,
@@ -35,6 +36,7 @@ __all__ = [
     "as_neighbor_list",
     "cfconv",
     "edge_dot",
+    "edge_geometry",
     "edge_mlp",
     "full_graph",
     "gather_multiply_sum",
