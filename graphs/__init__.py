@@ -1,1 +1,23 @@
-"""Graphs: generation with systems of stochastic differential equations."""
+"""Graphs: generation with systems of stochastic differential equations, and honest evaluation.
+
+The public names are imported on first use, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scidiff.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from graphs.data import GraphDataModule, GraphSet, GraphSpec
+
+_HOMES = {
+    "GraphDataModule": "graphs.data",
+    "GraphSet": "graphs.data",
+    "GraphSpec": "graphs.data",
+}
+
+__all__ = ["GraphDataModule", "GraphSet", "GraphSpec"]
+
+__getattr__, __dir__ = lazy_exports(__name__, _HOMES)

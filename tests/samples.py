@@ -66,6 +66,14 @@ _MOLECULE_PROCESS = _make("molecules.diffusion.flow_process", _SPEC)
 _MOLECULE_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _MOLECULE_PROCESS)
 
 SAMPLES: dict[str, Callable[[], Any]] = {
+    "graphs.data.datamodule.GraphDataModule": _make("graphs.data.datamodule.GraphDataModule", "some.npz"),
+    "graphs.data.spec.GraphSpec": _make(
+        "graphs.data.spec.GraphSpec",
+        attributes=_make("graphs.data.attributes.Attributes", node_names=("symbol",), node_classes=(("C",), ("O",))),
+        sizes={3: 5, 4: 7},
+        node_marginal=(0.75, 0.25),
+        edge_marginal=(0.5, 0.5),
+    ),
     "molecules.data.datamodule.MoleculeDataModule": _make("molecules.data.datamodule.MoleculeDataModule", "some.npz"),
     "molecules.data.spec.MoleculeSpec": _SPEC,
     "molecules.generator.MoleculeGenerator": _make("molecules.generator.MoleculeGenerator", _MOLECULE_DENOISER, _SPEC),
