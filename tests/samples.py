@@ -82,6 +82,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "scidiff.discrete.Categorical": _make("scidiff.discrete.Categorical", [0.25, 0.75]),
     "scidiff.nn.s4d.S4D": _make("scidiff.nn.s4d.S4D", 4, 6, init="legs"),
     "scidiff.nn.egnn.EGNN": _make("scidiff.nn.egnn.EGNN", 3, hidden=8, attention=True),
+    "scidiff.nn.eqgat.EQGAT": _make("scidiff.nn.eqgat.EQGAT", 3, hidden=8, cross_product=True),
     "scidiff.nn.painn.PaiNN": _make("scidiff.nn.painn.PaiNN", 3, hidden=8, cutoff=2.0),
     "scidiff.noise.Compose": _make("scidiff.noise.Compose", [_make("scidiff.noise.ZeroMean")]),
     "scidiff.oracles.DeltaOracle": _make("scidiff.oracles.DeltaOracle", [[0.0, 1.0], [2.0, 3.0]]),

@@ -11,9 +11,10 @@ from scidiff.nn.registry import NETWORKS, get_network, network_names
 
 if TYPE_CHECKING:
     from scidiff.nn.egnn import EGNN
+    from scidiff.nn.eqgat import EQGAT
     from scidiff.nn.painn import PaiNN
 
-__all__ = ["EGNN", "EquivariantNetwork", "NodeOutput", "PaiNN", "get_network", "network_names"]
+__all__ = ["EGNN", "EQGAT", "EquivariantNetwork", "NodeOutput", "PaiNN", "get_network", "network_names"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__, {path.rpartition(".")[2]: path.rpartition(".")[0] for path in NETWORKS.values()}

@@ -59,7 +59,7 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
         ValueError: If a number is out of its range.
     """
 
-    symmetry: ClassVar[str] = "E(3)"
+    symmetry: str = "E(3)"
     dims: ClassVar[tuple[int, ...] | None] = (3,)
 
     def __init__(

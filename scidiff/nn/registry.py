@@ -12,6 +12,7 @@ __all__ = ["NETWORKS", "get_network", "network_class", "network_names"]
 
 NETWORKS = {
     "egnn": "scidiff.nn.egnn.EGNN",
+    "eqgat": "scidiff.nn.eqgat.EQGAT",
     "painn": "scidiff.nn.painn.PaiNN",
 }
 """Class path by name; a class is imported when it is first asked for."""

@@ -9,17 +9,21 @@ from torch import Tensor
 from scidiff.nn import get_network, network_names
 from scidiff.nn.base import EquivariantNetwork
 
-__all__ = ["CASES", "TOLERANCE", "Dense", "batch_of", "network", "sparse"]
+__all__ = ["CASES", "SEES_ALL", "TOLERANCE", "Dense", "batch_of", "network", "sparse"]
 
 COMMON = {"hidden": 16, "num_layers": 2, "edge_channels": 3, "time_channels": 8, "vector_channels": 2}
 IN_CHANNELS = 4
 
 VARIANTS: dict[str, tuple[str, dict]] = {
     "egnn-bounded": ("egnn", {"attention": True, "norm_diff": True, "tanh": True, "clip": 0.01, "aggregation": "mean"}),
+    "eqgat-mirror": ("eqgat", {"cross_product": True, "edge_passing": True, "adaptive_norm": True}),
+    "eqgat-pairs": ("eqgat", {"pair_channels": 5, "out_vectors": 2}),
     "egnn-edm": ("egnn", {"separate_coords": True, "initial_distance": True, "norm_diff": True, "tanh": True}),
 }
 CASES: dict[str, tuple[str, dict]] = {**{name: (name, {}) for name in network_names()}, **VARIANTS}
 TOLERANCE: dict[str, float] = {}
+SEES_ALL = {"eqgat"}
+"""Networks in which a node knows of its whole graph (its centre, its mean features) beside its neighbours."""
 
 
 @dataclass
