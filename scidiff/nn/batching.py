@@ -37,12 +37,12 @@ class GraphBatch:
     time: Tensor
     g: NeighborList
 
-    @cached_property
+    @property
     def inputs(self) -> Tensor:
         """Scalars and time features of each node, (N, in_channels + time_channels)."""
         return torch.cat([self.h, self.time], -1)
 
-    @cached_property
+    @property
     def geometry(self) -> tuple[Tensor, Tensor]:
         """Edge vectors pos[source] - pos[target] (E, D) and their lengths (E,), 0 and without gradient where equal."""
         return edge_geometry(self.pos, self.g)

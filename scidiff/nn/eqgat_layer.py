@@ -159,11 +159,11 @@ class GraphNorm(nn.Module):
         h = h - graphs.graph_mean(h.mean(-1, keepdim=True))
         variance = graphs.graph_mean(h.square().mean(-1, keepdim=True))
         h = h / variance.clamp_min(_FLOOR).sqrt()
-        if self.latent is None:
-            h = h * self.scale + self.shift
-        else:
+        if self.latent is not None:
             scale, shift = self.latent(graphs.time).chunk(2, -1)
             h = h * (1 + scale) + shift
+        elif self.scale is not None and self.shift is not None:
+            h = h * self.scale + self.shift
         squares = graphs.graph_mean(v.square().sum(-1).mean(-1, keepdim=True))
         return h, v / squares.clamp_min(_FLOOR).sqrt()[..., None]
 

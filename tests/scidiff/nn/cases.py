@@ -8,8 +8,9 @@ from torch import Tensor
 
 from scidiff.nn import get_network, network_names
 from scidiff.nn.base import EquivariantNetwork
+from scidiff.nn.batching import GraphBatch
 
-__all__ = ["CASES", "SEES_ALL", "TOLERANCE", "Dense", "batch_of", "network", "sparse"]
+__all__ = ["CASES", "NOT_COMPILED", "SEES_ALL", "TOLERANCE", "Dense", "batch_of", "flat", "network", "sparse"]
 
 COMMON = {"hidden": 16, "num_layers": 2, "edge_channels": 3, "time_channels": 8, "vector_channels": 2}
 IN_CHANNELS = 4
@@ -24,6 +25,8 @@ CASES: dict[str, tuple[str, dict]] = {**{name: (name, {}) for name in network_na
 TOLERANCE: dict[str, float] = {}
 SEES_ALL = {"eqgat"}
 """Networks in which a node knows of its whole graph (its centre, its mean features) beside its neighbours."""
+NOT_COMPILED: dict[str, str] = {}
+"""Cases whose message passing does not compile into one graph, with the reason."""
 
 
 @dataclass
@@ -68,6 +71,11 @@ def batch_of(sizes: list[int], dtype: torch.dtype = torch.float64, dims: int = 3
     pos = 1.5 * randn(b, n, dims)
     node_mask = None if bool(mask.all()) else mask
     return Dense(randn(b, n, IN_CHANNELS), pos, t, randn(b, n, n, 3), randn(b, n, 2, dims), node_mask)
+
+
+def flat(net: EquivariantNetwork, x: Dense) -> GraphBatch:
+    """What the network computes on."""
+    return net._flatten_dense(x.h, x.pos, x.t, None, x.edge_attr, x.v, None, x.node_mask)[0]
 
 
 def sparse(x: Dense, seed: int = 0) -> tuple[tuple[Tensor, ...], dict]:

@@ -8,7 +8,7 @@ from torch.nn.functional import silu
 
 from scidiff.nn.eqgat import EQGAT
 from scidiff.nn.eqgat_layer import EdgePassing, GraphNorm
-from tests.scidiff.nn.cases import IN_CHANNELS, batch_of, network, sparse
+from tests.scidiff.nn.cases import IN_CHANNELS, batch_of, flat, network, sparse
 
 
 def normalised(norm, h, v, time):
@@ -134,7 +134,7 @@ def test_parameters_of_the_published_size():
 def test_norm_takes_roots():
     """Scaling the input leaves the output alone, so gradients keep their size."""
     x = batch_of([5, 5])
-    norm, graphs = GraphNorm(6).double(), captured(x)
+    norm, graphs = GraphNorm(6).double(), flat(network("eqgat"), x)
     generator = torch.Generator().manual_seed(0)
     h = torch.randn(10, 6, dtype=torch.float64, generator=generator)
     v = torch.randn(10, 2, 3, dtype=torch.float64, generator=generator)
@@ -142,15 +142,6 @@ def test_norm_takes_roots():
     torch.testing.assert_close(norm(100 * h, 0.01 * v, graphs), (out_h, out_v))
     assert out_h[:5].square().mean().item() == pytest.approx(1, rel=1e-9)
     assert out_v[5:].square().sum(-1).mean().item() == pytest.approx(1, rel=1e-9)
-
-
-def captured(x):
-    """The `GraphBatch` of a padded batch."""
-    found = []
-    net = EQGAT(IN_CHANNELS, hidden=4, num_layers=1).double()
-    net.layers[0].register_forward_pre_hook(lambda _, args: found.append(args[-1]))
-    net(x.h, x.pos, node_mask=x.node_mask)
-    return found[0]
 
 
 def test_edges_in_one_direction_have_no_pairs():

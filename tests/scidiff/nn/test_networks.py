@@ -7,7 +7,7 @@ from scidiff.configurable import build, config_of
 from scidiff.nn import NodeOutput, get_network, network_names
 from scidiff.nn.registry import network_class
 from scidiff.testing import assert_equivariant, assert_permutation_equivariant
-from tests.scidiff.nn.cases import CASES, IN_CHANNELS, SEES_ALL, TOLERANCE, batch_of, network, sparse
+from tests.scidiff.nn.cases import CASES, IN_CHANNELS, NOT_COMPILED, SEES_ALL, TOLERANCE, batch_of, flat, network, sparse
 
 every_network = pytest.mark.parametrize("case", sorted(CASES))
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -257,6 +257,18 @@ def test_vectors_and_edges_matter(case):
     assert largest(moved[1] - out[1]) > 1e-6
     x.edge_attr = x.edge_attr + 1
     assert largest(x.call(net)[0] - moved[0]) > 1e-6
+
+
+@pytest.mark.parametrize("case", sorted(set(CASES) - set(NOT_COMPILED)))
+def test_message_passing_is_one_graph_for_the_compiler(case):
+    """Once the neighbour list is made, nothing looks at data."""
+    net, x = network(case, num_layers=1), batch_of([5, 4])
+    graphs = flat(net, x)
+    for name in ("ptr", "source", "target", "degree", "batch", "t_edge"):
+        getattr(graphs.g, name)  # made when first read
+    torch._dynamo.reset()
+    out = torch.compile(net.message_passing, fullgraph=True, backend="eager")(graphs)
+    assert all(torch.equal(a, b) for a, b in zip(out, net.message_passing(graphs)) if a is not None)
 
 
 @pytest.mark.parametrize("name", network_names())
