@@ -26,7 +26,7 @@ TOLERANCE: dict[str, float] = {}
 SEES_ALL = {"eqgat"}
 """Networks in which a node knows of its whole graph (its centre, its mean features) beside its neighbours."""
 NOT_COMPILED: dict[str, str] = {}
-"""Cases whose message passing does not compile into one graph, with the reason."""
+"""Networks whose message passing does not compile into one graph, with the reason."""
 
 
 @dataclass

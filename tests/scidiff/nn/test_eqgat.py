@@ -8,7 +8,7 @@ from torch.nn.functional import silu
 
 from scidiff.nn.eqgat import EQGAT
 from scidiff.nn.eqgat_layer import EdgePassing, GraphNorm
-from tests.scidiff.nn.cases import IN_CHANNELS, batch_of, flat, network, sparse
+from tests.scidiff.nn.cases import batch_of, flat, network, sparse
 
 
 def normalised(norm, h, v, time):
