@@ -1,5 +1,6 @@
 """Neighbour lists and message passing: `NeighborList` holds a graph, and every operation reads its rows."""
 
+from scidiff.kernels._dispatch import report, use_backend
 from scidiff.kernels.basis import BesselBasis, CosineCutoff, ExpNormBasis, GaussianBasis, PolynomialCutoff
 from scidiff.kernels.full import FullGraph, full_graph
 from scidiff.kernels.geometry import edge_geometry
@@ -43,11 +44,13 @@ __all__ = [
     "neighbor_attention",
     "painn_message",
     "ponita_conv",
+    "report",
     "segment_max",
     "segment_mean",
     "segment_softmax",
     "segment_sum",
     "softmax_gather_sum",
     "tensor_product_scatter",
+    "use_backend",
     "weighted_sum",
 ]

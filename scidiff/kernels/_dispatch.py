@@ -1,20 +1,82 @@
-"""The way of one call: graph, order of edges, dtypes and the body that runs."""
+"""The way of one call: which body runs, the order of edges, dtypes.
+
+In this order: a transform of ``torch.func`` or forward-mode differentiation takes the torch definition (registered
+operations have no tangent: it would silently be zero); then ``backend=`` of the call, `use_backend`, the environment
+variable ``SCIDIFF_KERNELS``; ``auto`` takes the first body of its table that can run. A body asked for by name that
+cannot run raises with the reason.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
 
-__all__ = ["Call", "operation"]
+__all__ = ["BACKENDS", "Call", "operation", "report", "transforms_active", "use_backend"]
 
+BACKENDS = ("auto", "triton", "numba", "chunked", "dense", "torch", "interpret")
+_GPU = ("triton", "torch")
+# bodies of each operation, in the order in which ``auto`` tries them; "interpret" stands for Triton on the CPU
+_CPU: dict[str, tuple[str, ...]] = {
+    "gather_multiply_sum": ("numba", "chunked", "torch"),
+    "weighted_sum": ("numba", "chunked", "torch"),
+    "edge_dot": ("numba", "torch"),
+    "cfconv": ("numba", "torch"),
+    "painn_message": ("numba", "torch"),
+    "edge_mlp": ("chunked", "torch"),
+    "softmax_gather_sum": ("numba", "torch"),
+    "neighbor_attention": ("dense", "torch"),
+    "ponita_conv": ("numba", "torch"),
+}
+
+_log = logging.getLogger("scidiff.kernels")
+_context: ContextVar[str | None] = ContextVar("scidiff_kernels_backend", default=None)
+_ran: dict[tuple[str, str], dict[str, str]] = {}
+_logged: set[tuple[str, str, str]] = set()
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def transforms_active() -> bool:
+    """Whether a transform of ``torch.func`` or a level of forward-mode differentiation is active.
+
+    Both names are private to torch; a test fails loudly if they vanish or change their meaning.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Ask for one body by name in all operations called inside: ``with use_backend("torch"): ...``.
+
+    Args:
+        name: ``"auto"``, ``"triton"``, ``"numba"``, ``"chunked"``, ``"dense"``, ``"torch"``, or ``"interpret"``
+            (Triton's interpreter, on the CPU).
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    token = _context.set(_known(name))
+    try:
+        yield
+    finally:
+        _context.reset(token)
+
+
+def report() -> list[dict[str, str]]:
+    """What ran: for each operation and device ``op``, ``device``, ``backend`` of its last call, and the ``reason``."""
+    return [{"op": op, "device": device, **entry} for (op, device), entry in sorted(_ran.items())]
 
 
 def operation(function: _Function) -> _Function:
@@ -40,21 +102,34 @@ class Call:
         num_nodes: N.
         tensors: All tensor arguments; they decide dtype and device.
         backend: Body asked for.
+        refusal: Why only the torch definition can run this call, if so.
 
     Attributes:
         graph: The `NeighborList`.
         dtype: In which it is computed: at least float32, float64 if any input is.
         body: Name of the body that runs.
+
+    Raises:
+        ValueError: If the body asked for is unknown or cannot run.
     """
 
     def __init__(
-        self, op: str, g: NeighborList | Tensor, num_nodes: int | None, tensors: tuple[Any, ...], backend: str | None
+        self,
+        op: str,
+        g: NeighborList | Tensor,
+        num_nodes: int | None,
+        tensors: tuple[Any, ...],
+        backend: str | None,
+        refusal: str = "",
     ) -> None:
         self.is_user_order = not isinstance(g, NeighborList)
         self.graph = as_neighbor_list(g, num_nodes)
         given = [t for t in tensors if isinstance(t, Tensor)]
         self.dtype = functools.reduce(torch.promote_types, (t.dtype for t in given), torch.float32)
+        self.needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in given)
         self.body = "torch"
+        if op in _CPU:
+            self.body = _choose(op, given[0].device.type, self.graph, _asked(backend), refusal)
 
     @property
     def source(self) -> Tensor:
@@ -72,6 +147,13 @@ class Call:
     def num_rows(self) -> int:
         """N, with one more row for padding in the torch body."""
         return self.graph.num_nodes + int(self.graph.is_padded and self.body == "torch")
+
+    def arrays(self) -> tuple[Tensor | None, ...]:
+        """source, ptr, target and, if a gradient may be asked for, t_ptr, t_target, t_edge (else None)."""
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
+            graph = self.graph  # indices are cached, so they must not be inference tensors
+            forward = graph.source, graph.ptr, graph.target
+            return (*forward, *((graph.t_ptr, graph.t_target, graph.t_edge) if self.needs_grad else (None,) * 3))
 
     def node(self, x: Tensor) -> Tensor:
         """Node features as the body takes them."""
@@ -93,3 +175,88 @@ class Call:
     def edge_result(self, w: Tensor, like: Tensor) -> Tensor:
         """Edge features as the caller expects them."""
         return (self.graph.to_user(w) if self.is_user_order else w).to(like.dtype)
+
+
+def _asked(backend: str | None) -> str:
+    return _known(backend or _context.get() or os.environ.get("SCIDIFF_KERNELS") or "auto")
+
+
+def _known(name: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}.")
+    return name
+
+
+def _choose(op: str, device: str, graph: NeighborList, asked: str, refusal: str) -> str:
+    if transforms_active():
+        return _note(op, device, "torch", "a transform of torch.func or forward-mode differentiation is active")
+    if asked == "torch":
+        return _note(op, device, "torch", "asked for")
+    if asked != "auto":
+        reason = refusal or _obstacle(op, device, graph, asked)
+        if reason:
+            raise ValueError(f"backend {asked!r} cannot run {op}: {reason}. Use backend='auto' to let it be chosen.")
+        return _note(op, device, asked, "asked for")
+    skipped = []
+    for body in _CPU[op] if device == "cpu" else _GPU:
+        reason = "" if body == "torch" else refusal or _obstacle(op, device, graph, body)
+        if not reason:
+            return _note(op, device, body, "; ".join(skipped) or "first choice")
+        skipped.append(f"{body}: {reason}")
+    raise AssertionError("the torch body always runs")
+
+
+def _note(op: str, device: str, body: str, reason: str) -> str:
+    if not torch.compiler.is_compiling():
+        _ran[op, device] = {"backend": body, "reason": reason}
+        if ":" in reason and (op, device, reason) not in _logged:
+            _logged.add((op, device, reason))
+            _log.info("%s on %s runs the %s body (%s)", op, device, body, reason)
+    return body
+
+
+def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
+    """Why a body cannot run this call; empty if it can."""
+    if body in ("triton", "interpret"):
+        return _no_triton(device, body)
+    if body not in _CPU[op]:
+        return f"this operation has the bodies {', '.join(_CPU[op])} and triton"
+    if body == "dense":
+        return _no_dense(graph)
+    if device != "cpu":
+        return f"it runs on the CPU, and the tensors are on {device}"
+    if graph.is_padded:
+        return "lists of fixed size run through the torch definition"
+    return _no_numba() if body == "numba" else ""
+
+
+@functools.cache
+def _no_triton(device: str, body: str) -> str:
+    if (device == "cuda") != (body == "triton"):
+        return f"it needs tensors on {'cuda' if body == 'triton' else 'cpu'}, and they are on {device}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if importlib.util.find_spec("scidiff.kernels.triton") is None:
+        return "this version has no Triton kernels"
+    if body == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "the interpreter needs TRITON_INTERPRET=1 in the environment before triton is imported"
+    return ""
+
+
+def _no_dense(graph: NeighborList) -> str:
+    """Dense matrices pay if padding wastes less than half: G n_max^2 <= 1.5 E."""
+    cells = graph.num_graphs * graph.max_nodes**2
+    if graph.is_padded:
+        return "lists of fixed size run through the torch definition"
+    if cells > 1.5 * graph.num_edges + 64 * graph.num_graphs:
+        return f"matrices over graphs would have {cells} cells for {graph.num_edges} edges"
+    return ""
+
+
+@functools.cache
+def _no_numba() -> str:
+    try:
+        import numba  # noqa: F401
+    except Exception as error:
+        return f"numba cannot be imported ({type(error).__name__}: {error})"
+    return ""

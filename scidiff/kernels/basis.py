@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -162,19 +164,20 @@ class ExpNormBasis(Basis):
     def __init__(self, num_basis: int = 50, cutoff: float = 5.0, alpha: float | None = None) -> None:
         super().__init__(num_basis, cutoff)
         self.alpha = 5.0 / cutoff if alpha is None else float(alpha)
-        first = math.exp(-cutoff)
-        self.constants = (self.alpha, first, (num_basis / (2 * (1 - first))) ** 2)
+        self.first_centre = math.exp(-cutoff)
+        self.beta = (num_basis / (2 * (1 - self.first_centre))) ** 2
+        self.constants = (self.cutoff, self.alpha)
 
     def __call__(self, d: Tensor) -> Tensor:
-        return _safe_exp(-self.constants[2] * self._offset(d).square())
+        return _safe_exp(-self.beta * self._offset(d).square())
 
     def derivative(self, d: Tensor) -> Tensor:
-        offset, beta = self._offset(d), self.constants[2]
+        offset, beta = self._offset(d), self.beta
         inner = -self.alpha * torch.exp(-self.alpha * d)[..., None]
         return -2 * beta * offset * inner * _safe_exp(-beta * offset.square())
 
     def _offset(self, d: Tensor) -> Tensor:
-        centres = torch.linspace(self.constants[1], 1.0, self.num_basis, dtype=d.dtype, device=d.device)
+        centres = torch.linspace(self.first_centre, 1.0, self.num_basis, dtype=d.dtype, device=d.device)
         return torch.exp(-self.alpha * d)[..., None] - centres
 
 
@@ -251,3 +254,47 @@ def _safe_exp(exponent: Tensor) -> Tensor:
     """exp, exactly 0 with gradient 0 below the lowest exponent."""
     is_low = exponent < _LOWEST_EXPONENT
     return torch.where(is_low, 0.0, torch.where(is_low, 0.0, exponent).exp())
+
+
+class RadialPair(NamedTuple):
+    """What fused filters need to know: w(d) = f_c(d) (basis(d) W + bias).
+
+    Attributes:
+        basis: The radial basis.
+        cutoff: The envelope, or None for 1.
+    """
+
+    basis: Basis
+    cutoff: Cutoff | None
+
+    @property
+    def schema(self) -> tuple[str, list[float], str, list[float]]:
+        """Code and constants of both: what an operation's schema can carry."""
+        if self.cutoff is None:
+            return self.basis.code, list(self.basis.constants), "", []
+        return self.basis.code, list(self.basis.constants), self.cutoff.code, list(self.cutoff.constants)
+
+
+def fusible(basis: object, cutoff: object) -> bool:
+    """Whether fused kernels know both functions; others run through the torch definition."""
+    return type(basis) in _BASES.values() and (cutoff is None or type(cutoff) in _CUTOFFS.values())
+
+
+def restore(
+    num_basis: int, basis: str, constants: Sequence[float], cutoff: str, cutoff_constants: Sequence[float]
+) -> RadialPair:
+    """The pair behind a `RadialPair.schema`."""
+    envelope = None
+    if cutoff:
+        radius, *exponent = cutoff_constants
+        envelope = _CUTOFFS[cutoff](radius, *map(int, exponent))
+    if basis == "gaussian":
+        first, last, gamma = constants
+        return RadialPair(GaussianBasis(num_basis, last, start=first, gamma=gamma), envelope)
+    if basis == "bessel":
+        return RadialPair(BesselBasis(num_basis, constants[0], is_normalized=constants[1] != 1), envelope)
+    return RadialPair(ExpNormBasis(num_basis, constants[0], alpha=constants[1]), envelope)
+
+
+_BASES: dict[str, type[Basis]] = {cls.code: cls for cls in (GaussianBasis, BesselBasis, ExpNormBasis)}
+_CUTOFFS: dict[str, type[Cutoff]] = {cls.code: cls for cls in (CosineCutoff, PolynomialCutoff)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from scidiff.kernels import ref
+from scidiff.kernels import ops, ref
 from scidiff.kernels._dispatch import Call, operation
 from scidiff.kernels.graph import NeighborList
 
@@ -76,7 +76,10 @@ def gather_multiply_sum(x: Tensor, w: Tensor, g: NeighborList | Tensor, *, backe
     References: Schütt et al. 2017, "SchNet", eq. 2.
     """
     call = Call("gather_multiply_sum", g, x.shape[0], (x, w), backend)
-    return call.node_result(ref.gather_multiply_sum(call.node(x), call.edge(w), call.source, call.target), x)
+    features = call.node(x), call.edge(w)
+    if call.body == "torch":
+        return call.node_result(ref.gather_multiply_sum(*features, call.source, call.target), x)
+    return call.node_result(ops.gms(*features, *call.arrays(), False, call.body), x)
 
 
 @operation

@@ -19,7 +19,7 @@ def random_list(num_nodes=9, num_edges=31, seed=0):
 
 def normal(*shape, seed=0, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1000 + seed)
-    return torch.randn(*shape, generator=generator, dtype=dtype)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
 def incoming(edge_index, num_nodes):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import scidiff.kernels as K
+from scidiff.kernels.basis import RadialPair, fusible, restore
 
 BASES = [
     K.GaussianBasis(20, 5.0),
@@ -25,6 +26,18 @@ def test_written_derivative_equals_autograd(radial):
     assert value.abs().max() > 0.1
     inside = d[1:].clone().requires_grad_()
     assert torch.autograd.gradgradcheck(lambda x: radial(x).sum(-1 if radial(x).dim() > 1 else ()), inside[20:40])
+
+
+@pytest.mark.parametrize("basis", BASES, ids=repr)
+@pytest.mark.parametrize("cutoff", [*CUTOFFS, None], ids=repr)
+def test_kernels_get_the_same_functions(basis, cutoff):
+    d = torch.linspace(0, 6, 50)
+    pair = RadialPair(basis, cutoff)
+    again = restore(basis.num_basis, *pair.schema)
+    assert torch.equal(again.basis(d), basis(d))
+    assert cutoff is None or torch.equal(again.cutoff(d), cutoff(d))
+    assert fusible(basis, cutoff)
+    assert not fusible(lambda x: basis(x), cutoff)
 
 
 def test_closed_forms():

@@ -1,0 +1,126 @@
+"""Sums of products of node and edge features over the rows of a graph, and the product on edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numba import prange
+from torch import Tensor
+
+from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, thread_count
+
+__all__ = ["edge_product", "gms"]
+
+_BLOCKS_PER_THREAD = 4
+
+
+def blocks(ptr: np.ndarray, work: float) -> np.ndarray:
+    """Bounds of blocks of rows with about as many edges each, several for each thread."""
+    count = thread_count(work) * _BLOCKS_PER_THREAD
+    return np.searchsorted(ptr, np.linspace(0, ptr[-1], count + 1)[1:-1]).clip(0, len(ptr) - 1)
+
+
+def bounds(ptr: np.ndarray, work: float) -> np.ndarray:
+    """`blocks` with both ends."""
+    return np.concatenate([[0], blocks(ptr, work), [len(ptr) - 1]])
+
+
+def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None = None) -> Tensor:
+    """out_i = sum_{e -> i} x_source w_e; with ``edge``, w of edge ``edge[e]``."""
+    out = torch.empty(ptr.shape[0] - 1, x.shape[1], dtype=x.dtype)
+    work = float(w.numel())
+    rows = ptr.numpy()
+    arrays = [x.numpy(), w.numpy(), source.numpy(), rows]
+    if edge is None:
+        launch(_gms_all, _gms_parallel, work, *arrays, out.numpy(), bounds(rows, work))
+    else:
+        launch(_gms_edge_all, _gms_edge_parallel, work, *arrays, edge.numpy(), out.numpy(), bounds(rows, work))
+    return out
+
+
+def edge_product(g: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """g_target x_source."""
+    out = torch.empty(source.shape[0], x.shape[1], dtype=x.dtype)
+    launch(
+        _product_all,
+        _product_parallel,
+        float(out.numel()),
+        g.numpy(),
+        x.numpy(),
+        source.numpy(),
+        target.numpy(),
+        out.numpy(),
+    )
+    return out
+
+
+@compiled(fastmath=SUMS)
+def _gms_rows(x, w, source, ptr, out, first, last):  # type: ignore
+    width = x.shape[1]
+    total = np.empty(width, x.dtype)
+    for i in range(first, last):
+        total[:] = 0
+        for e in range(ptr[i], ptr[i + 1]):
+            j = source[e]
+            for f in range(width):
+                total[f] += x[j, f] * w[e, f]
+        for f in range(width):
+            out[i, f] = total[f]
+
+
+@compiled(fastmath=SUMS)
+def _gms_all(x, w, source, ptr, out, bounds):  # type: ignore
+    _gms_rows(x, w, source, ptr, out, 0, ptr.shape[0] - 1)
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _gms_parallel(x, w, source, ptr, out, bounds):  # type: ignore
+    for b in prange(bounds.shape[0] - 1):
+        _gms_rows(x, w, source, ptr, out, bounds[b], bounds[b + 1])
+
+
+@compiled(fastmath=SUMS)
+def _gms_edge_rows(x, w, source, ptr, edge, out, first, last):  # type: ignore
+    width = x.shape[1]
+    total = np.empty(width, x.dtype)
+    for i in range(first, last):
+        total[:] = 0
+        for e in range(ptr[i], ptr[i + 1]):
+            j, k = source[e], edge[e]
+            for f in range(width):
+                total[f] += x[j, f] * w[k, f]
+        for f in range(width):
+            out[i, f] = total[f]
+
+
+@compiled(fastmath=SUMS)
+def _gms_edge_all(x, w, source, ptr, edge, out, bounds):  # type: ignore
+    _gms_edge_rows(x, w, source, ptr, edge, out, 0, ptr.shape[0] - 1)
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _gms_edge_parallel(x, w, source, ptr, edge, out, bounds):  # type: ignore
+    for b in prange(bounds.shape[0] - 1):
+        _gms_edge_rows(x, w, source, ptr, edge, out, bounds[b], bounds[b + 1])
+
+
+@compiled(fastmath=SUMS)
+def _product_rows(g, x, source, target, out, first, last):  # type: ignore
+    width = x.shape[1]
+    for e in range(first, last):
+        i, j = target[e], source[e]
+        for f in range(width):
+            out[e, f] = g[i, f] * x[j, f]
+
+
+@compiled(fastmath=SUMS)
+def _product_all(g, x, source, target, out):  # type: ignore
+    _product_rows(g, x, source, target, out, 0, source.shape[0])
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _product_parallel(g, x, source, target, out):  # type: ignore
+    count = source.shape[0]
+    blocks = (count + 1023) // 1024
+    for b in prange(blocks):
+        _product_rows(g, x, source, target, out, b * 1024, min(b * 1024 + 1024, count))

@@ -1,0 +1,61 @@
+"""Every body against the definition: values, gradients, second derivatives, registration, compilation, transforms."""
+
+import pytest
+import torch
+
+import scidiff.kernels as K
+from scidiff.kernels import ops
+from tests.scidiff.kernels.loops import normal, random_list
+
+N, E, F = 7, 17, 4
+GRAPH = random_list(N, E)
+CASES = {
+    "gather_multiply_sum": (lambda x, w, **kw: K.gather_multiply_sum(x, w, GRAPH, **kw), ((N, F), (E, F))),
+}
+BODIES = [("gather_multiply_sum", "numba"), ("gather_multiply_sum", "chunked")]
+
+
+def inputs(op, dtype=torch.float64):
+    return [normal(*shape, seed=k, dtype=dtype).requires_grad_() for k, shape in enumerate(CASES[op][1])]
+
+
+def flat(out):
+    """The tensors of a result."""
+    return tuple(t for t in out if t is not None) if isinstance(out, tuple) else (out,)
+
+
+def gradients(op, tensors, body):
+    out = flat(CASES[op][0](*tensors, backend=body))
+    loss = sum((o * normal(*o.shape, seed=50 + k).to(o.dtype)).sum() for k, o in enumerate(out))
+    return (*out, *torch.autograd.grad(loss, tensors))
+
+
+@pytest.mark.parametrize(("op", "body"), BODIES)
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-6), (torch.float64, 1e-12)], ids=["fp32", "fp64"])
+def test_body_equals_definition(op, body, dtype, bound):
+    tensors = inputs(op, dtype)
+    exact = gradients(op, inputs(op), "torch")
+    for value, expected in zip(gradients(op, tensors, body), exact, strict=True):
+        assert value.dtype == dtype
+        assert (value - expected).norm() <= 3 * bound * expected.norm()
+    entry = next(r for r in K.report() if r["op"] == op)
+    assert (entry["backend"], entry["reason"]) == (body, "asked for")
+
+
+@pytest.mark.parametrize(("op", "body"), [*BODIES, *((op, "torch") for op in CASES)])
+def test_derivatives(op, body):
+    tensors = inputs(op)
+
+    def run(*args):
+        return flat(CASES[op][0](*args, backend=body))
+
+    assert torch.autograd.gradcheck(run, tensors)
+    assert torch.autograd.gradgradcheck(run, tensors)
+
+
+def test_registration():
+    x, w = inputs("gather_multiply_sum")
+    graph = (GRAPH.source, GRAPH.ptr, GRAPH.target, GRAPH.t_ptr, GRAPH.t_target, GRAPH.t_edge)
+    torch.library.opcheck(ops.gms, (x, w, *graph, False, "numba"))
+    torch.library.opcheck(ops.gms, (x, w, *graph, True, "numba"))
+    torch.library.opcheck(ops.edge_product, (x, x.detach() + 1, *graph, "numba"))
