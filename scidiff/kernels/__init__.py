@@ -15,6 +15,7 @@ from scidiff.kernels.messages import (
     softmax_gather_sum,
     tensor_product_scatter,
 )
+from scidiff.kernels.neighbors import EdgeGeometry, edge_geometry, knn_graph, radius_graph
 from scidiff.kernels.segments import (
     edge_dot,
     gather_multiply_sum,
@@ -28,6 +29,7 @@ from scidiff.kernels.segments import (
 __all__ = [
     "BesselBasis",
     "CosineCutoff",
+    "EdgeGeometry",
     "EdgeMessages",
     "ExpNormBasis",
     "FullGraph",
@@ -41,9 +43,11 @@ __all__ = [
     "edge_mlp",
     "full_graph",
     "gather_multiply_sum",
+    "knn_graph",
     "neighbor_attention",
     "painn_message",
     "ponita_conv",
+    "radius_graph",
     "report",
     "segment_max",
     "segment_mean",

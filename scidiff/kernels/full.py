@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from scidiff.kernels import order
 from scidiff.kernels.graph import NeighborList
+from scidiff.kernels.lazy import lazy
 
 __all__ = ["FullGraph", "full_graph"]
 
@@ -27,7 +27,7 @@ class FullGraph(NeighborList):
     """
 
     def __init__(self, batch_ptr: Tensor, num_nodes: int, max_nodes: int, num_edges: int, loop: bool = False) -> None:
-        values: dict[str, Any] = dict.fromkeys(("shifts", "perm", "num_found", "built_at"))
+        values: dict[str, Any] = dict.fromkeys(("shifts", "perm", "num_found", "built_at", "scattered_batch"))
         values |= {"batch_ptr": batch_ptr, "num_nodes": num_nodes, "max_nodes": max_nodes, "symmetric": True}
         values |= {"kind": "full_loop" if loop else "full", "_num_edges": num_edges}
         for name, value in values.items():
@@ -52,14 +52,14 @@ class FullGraph(NeighborList):
     def _loop(self) -> bool:
         return self.kind == "full_loop"
 
-    @cached_property
+    @lazy
     def ptr(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Edges ``ptr[i]:ptr[i + 1]`` end in node i, (N + 1,), dtype of ``batch_ptr``."""
         degrees = (self._starts.diff() - int(not self._loop)).index_select(0, self.batch)
         ends = degrees.cumsum(0, dtype=self._starts.dtype)
         return torch.cat([ends.new_zeros(1), ends])
 
-    @cached_property
+    @lazy
     def source(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Source of each edge, (E,), dtype of ``batch_ptr``."""
         first = self._starts.index_select(0, self.batch)
@@ -67,7 +67,7 @@ class FullGraph(NeighborList):
         source = places + (first - self.ptr[:-1]).index_select(0, self.target)
         return source if self._loop else source + (source >= self.target).to(source.dtype)
 
-    @cached_property
+    @lazy
     def target(self) -> Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
         """Target of each edge, (E,), dtype of ``batch_ptr``."""
         nodes = torch.arange(self.num_nodes, device=self.device, dtype=self._starts.dtype)

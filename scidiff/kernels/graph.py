@@ -9,7 +9,6 @@ target.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,10 +16,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from scidiff.kernels import order
+from scidiff.kernels.lazy import lazy
 
 __all__ = ["NeighborList", "as_neighbor_list"]
 
-_TENSORS = ("source", "ptr", "batch_ptr", "shifts", "perm", "num_found", "built_at")
+_TENSORS = ("source", "ptr", "batch_ptr", "shifts", "perm", "num_found", "built_at", "scattered_batch")
 _STATIC = ("num_nodes", "kind", "symmetric", "max_nodes")
 
 
@@ -40,6 +40,7 @@ class NeighborList:
         perm: Canonical edge e is edge ``perm[e]`` of the edge list that the user gave, (E,); None if they agree.
         num_found: For lists of fixed size, the number of edges found, 0-d int64; None where all E edges are real.
         built_at: Positions at the time of the search, (N, 3).
+        scattered_batch: Graph of each node, (N,), where the nodes of a graph do not stand together.
 
     Lists of fixed size (``num_found`` is set) end in padding: loops of the last node, outside of every row of ``ptr``
     and False in `edge_mask`. Reductions over all E edges have to mask them, reductions over rows never see them.
@@ -56,6 +57,7 @@ class NeighborList:
     perm: Tensor | None = None
     num_found: Tensor | None = None
     built_at: Tensor | None = None
+    scattered_batch: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.max_nodes < 0:
@@ -93,11 +95,14 @@ class NeighborList:
         edges = order.checked_edge_index(edge_index, num_nodes, in_range=validate)
         if batch_ptr is None and batch is not None:
             batch_ptr = order.pointers(batch)
+        scattered = batch if batch_ptr is None else None
         source, ptr, perm = order.canonical(edges[0], edges[1], num_nodes, shifts)
         if shifts is not None:
             shifts = shifts.to(torch.int32) if perm is None else shifts.to(torch.int32).index_select(0, perm)
-        result = cls(source, ptr, num_nodes, batch_ptr, shifts, symmetric=symmetric, perm=perm)
-        return result.validate() if validate and batch_ptr is not None else result
+        result = cls(
+            source, ptr, num_nodes, batch_ptr, shifts, symmetric=symmetric, perm=perm, scattered_batch=scattered
+        )
+        return result.validate() if validate else result
 
     # -- edges -----------------------------------------------------------------------------------------------------
 
@@ -109,6 +114,8 @@ class NeighborList:
     @property
     def num_graphs(self) -> int:
         """Number of graphs G."""
+        if self.scattered_batch is not None:
+            return int(self.scattered_batch.max()) + 1 if self.num_nodes else 0
         return 1 if self.batch_ptr is None else self.batch_ptr.shape[0] - 1
 
     @property
@@ -116,7 +123,7 @@ class NeighborList:
         """Device of all tensors."""
         return self.ptr.device
 
-    @cached_property
+    @lazy
     def target(self) -> Tensor:
         """Target of each edge, (E,), dtype of ``source``; the last node for padding."""
         if self.is_padded:
@@ -126,12 +133,12 @@ class NeighborList:
         nodes = torch.arange(self.num_nodes, device=self.device, dtype=self.source.dtype)
         return nodes.repeat_interleave(self.ptr.diff(), output_size=self.num_edges)
 
-    @cached_property
+    @lazy
     def edge_index(self) -> Tensor:
         """Source and target of each edge, int64 (2, E), canonical order."""
         return torch.stack([self.source, self.target]).long()
 
-    @cached_property
+    @lazy
     def degree(self) -> Tensor:
         """Number of edges that end in each node, (N,), dtype of ``ptr``."""
         return self.ptr.diff()
@@ -156,7 +163,7 @@ class NeighborList:
 
     # -- transpose -------------------------------------------------------------------------------------------------
 
-    @cached_property
+    @lazy
     def _transpose(self) -> tuple[Tensor, Tensor]:
         return order.transpose(self.source, self.ptr, num_nodes=self.num_nodes, padded=self.is_padded)
 
@@ -170,7 +177,7 @@ class NeighborList:
         """Edges in the order of their sources; edges of one source keep their order (targets ascend), (E,)."""
         return self._transpose[1]
 
-    @cached_property
+    @lazy
     def t_target(self) -> Tensor:
         """Target of each edge in the order of the transpose, ``target[t_edge]``, (E,)."""
         return self.target.index_select(0, self.t_edge)
@@ -185,7 +192,7 @@ class NeighborList:
         """Edge features (E, ...) in the order of the list, put into the user's order."""
         return values if self._inverse is None else values.index_select(0, self._inverse)
 
-    @cached_property
+    @lazy
     def _inverse(self) -> Tensor | None:
         if self.perm is None:
             return None
@@ -193,29 +200,39 @@ class NeighborList:
 
     # -- dense batches ---------------------------------------------------------------------------------------------
 
-    @cached_property
+    @lazy
     def batch(self) -> Tensor:
         """Graph of each node, int64 (N,)."""
+        if self.scattered_batch is not None:
+            return self.scattered_batch.long()
         if self.batch_ptr is None:
             return torch.zeros(self.num_nodes, dtype=torch.int64, device=self.device)
         graphs = torch.arange(self.num_graphs, device=self.device)
         return graphs.repeat_interleave(self.batch_ptr.diff(), output_size=self.num_nodes)
 
-    @cached_property
+    @lazy
     def node_slot(self) -> Tensor:
-        """Place of each node in a padded batch of G x ``max_nodes`` nodes, int64 (N,)."""
+        """Place of each node in a padded batch of G x ``max_nodes`` nodes, int64 (N,).
+
+        Raises:
+            ValueError: If the nodes of a graph do not stand together.
+        """
+        if self.scattered_batch is not None:
+            raise ValueError(
+                "dense batches need the nodes of each graph side by side: sort the nodes by `batch` first."
+            )
         nodes = torch.arange(self.num_nodes, device=self.device)
         if self.batch_ptr is None:
             return nodes
         return nodes + self.batch * self.max_nodes - self.batch_ptr.long().index_select(0, self.batch)
 
-    @cached_property
+    @lazy
     def edge_slot(self) -> Tensor:
         """Place of each edge in dense matrices with one row a target, G x ``max_nodes`` x ``max_nodes``, int64 (E,)."""
         target, source = self.node_slot.index_select(0, self.target), self.node_slot.index_select(0, self.source)
         return target * self.max_nodes + (source % max(self.max_nodes, 1))
 
-    @cached_property
+    @lazy
     def node_mask(self) -> Tensor:
         """True for the real nodes of a padded batch, bool (G, max_nodes)."""
         mask = torch.zeros(self.num_graphs * self.max_nodes, dtype=torch.bool, device=self.device)

@@ -19,7 +19,7 @@ from typing import Any
 import numba
 import torch
 
-__all__ = ["MIN_WORK", "SUMS", "compiled", "launch", "thread_count"]
+__all__ = ["MIN_WORK", "SUMS", "compiled", "in_parallel", "launch", "thread_count"]
 
 MIN_WORK = 200_000
 """Multiply-adds below which a parallel region costs more than it saves."""
@@ -63,8 +63,11 @@ def thread_count(work: float = MIN_WORK) -> int:
 def launch(serial: Callable, parallel: Callable, work: float, *args: Any) -> Any:
     """Call ``parallel(*args)`` with the threads that ``work`` multiply-adds deserve, or ``serial(*args)`` for one."""
     threads = thread_count(work)
-    if threads == 1:
-        return serial(*args)
+    return serial(*args) if threads == 1 else in_parallel(parallel, threads, *args)
+
+
+def in_parallel(parallel: Callable, threads: int, *args: Any) -> Any:
+    """Call ``parallel(*args)`` with some threads; never in a forked child (see `thread_count`)."""
     numba.set_num_threads(threads)
     with _exclusive():
         return parallel(*args)
