@@ -15,7 +15,7 @@ from scidiff.kernels.messages import (
     softmax_gather_sum,
     tensor_product_scatter,
 )
-from scidiff.kernels.neighbors import EdgeGeometry, edge_geometry, knn_graph, radius_graph
+from scidiff.kernels.neighbors import knn_graph, radius_graph
 from scidiff.kernels.segments import (
     edge_dot,
     gather_multiply_sum,
@@ -29,7 +29,6 @@ from scidiff.kernels.segments import (
 __all__ = [
     "BesselBasis",
     "CosineCutoff",
-    "EdgeGeometry",
     "EdgeMessages",
     "ExpNormBasis",
     "FullGraph",

@@ -1,4 +1,4 @@
-"""Neighbour lists from coordinates: within a radius (also periodic), or the k nearest; and the geometry of edges.
+"""Neighbour lists from coordinates: within a radius (also periodic), or the k nearest.
 
 Distances are compared in float64 whatever the dtype of the coordinates, d^2 <= cutoff^2 inclusive, and every body
 gives the same list: numba (small graphs by brute force, large ones by cells), scipy (k-d tree) and plain torch.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,54 +16,11 @@ from scidiff.kernels import order, search_numba, search_scipy, search_torch
 from scidiff.kernels.graph import NeighborList
 from scidiff.kernels.search import Search, lattice_vector, prepare, squared_distance
 
-__all__ = ["EdgeGeometry", "edge_geometry", "knn_graph", "radius_graph"]
+__all__ = ["knn_graph", "radius_graph"]
 
 _BODIES = ("auto", "numba", "scipy", "torch")
 _SMALL = 400
 """Points of a graph up to which dense torch is faster than a k-d tree."""
-
-
-class EdgeGeometry(NamedTuple):
-    """Vector from the receiver to its neighbour, (E, 3), and its length, (E,)."""
-
-    vec: Tensor
-    dist: Tensor
-
-    @property
-    def unit(self) -> Tensor:
-        """vec / dist, (E, 3); zero with zero gradient where the points coincide."""
-        apart = (self.dist > 0)[:, None]
-        return torch.where(apart, self.vec, 0.0) / torch.where(apart, self.dist[:, None], 1.0)
-
-
-def edge_geometry(pos: Tensor, g: NeighborList, cell: Tensor | None = None) -> EdgeGeometry:
-    """vec_e = pos[source] + S_e C - pos[target] and d = |vec|, differentiable in positions and cell.
-
-    Args:
-        pos: Coordinates, (N, 3).
-        g: The list; its ``shifts`` need ``cell``.
-        cell: Lattice vectors in rows, (G, 3, 3) or (3, 3).
-
-    Returns:
-        ``vec`` (E, 3) and ``dist`` (E,); where points coincide (also in padding) the distance is 0 with gradient 0.
-
-    Raises:
-        ValueError: If the list has periodic images and there is no cell.
-    """
-    vec = pos.index_select(0, g.source) - pos.index_select(0, g.target)
-    if g.shifts is not None:
-        if cell is None:
-            raise ValueError("edge_geometry needs `cell` for a list with periodic images.")
-        shifts = g.shifts.to(vec.dtype)
-        cells = cell.reshape(-1, 3, 3).to(vec.dtype)
-        if cells.shape[0] == 1:
-            vec = vec + shifts @ cells[0]
-        else:
-            graph = g.batch.index_select(0, g.target)
-            vec = vec + (shifts[:, None, :] @ cells.index_select(0, graph)).squeeze(1)
-    d2 = vec.square().sum(-1)
-    apart = d2 > 0
-    return EdgeGeometry(vec, torch.where(apart, torch.where(apart, d2, 1.0).sqrt(), 0.0))
 
 
 def radius_graph(
