@@ -12,10 +12,12 @@ from torch import Tensor
 
 from molecules.chemistry import MoleculeRecord
 from molecules.data.spec import MoleculeSpec
+from molecules.fragments import Fixed, fixed_parts, laid_onto, observations
 from molecules.molecule_list import MoleculeList
 from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
+from scidiff.guidance import Replace
 from scidiff.samplers import get_solver, sample
 
 __all__ = ["MoleculeGenerator"]
@@ -66,6 +68,8 @@ class MoleculeGenerator(Pretrained):
         solver: Any = None,
         solver_options: dict[str, Any] | None = None,
         guidance: Any = None,
+        fixed: Fixed | Sequence[Fixed] | None = None,
+        fixed_atoms: Sequence[int] | None = None,
         seed: random.Seeds = 0,
         device: str | torch.device | None = None,
         batch_size: int = 500,
@@ -82,6 +86,12 @@ class MoleculeGenerator(Pretrained):
             solver: Name or object, see `scidiff.samplers.solver_names`.
             solver_options: Options of the solver.
             guidance: Guidance objects of the core, in the units of the state (positions over ``spec.pos_std``).
+            fixed: A part that every molecule contains, with its atoms (first), charges, inner bonds and geometry: an
+                RDKit molecule with a conformer or a record, for all or one per molecule. Two fragments in their
+                relative pose (``Chem.CombineMols(a, b)``) are linked; bonds to new atoms are sampled. The packaged
+                model was not trained for this: of its molecules around a given ring 25 to 80 % are valid, around
+                small polar fragments fewer; ``keep="valid"`` keeps those.
+            fixed_atoms: Atoms of ``fixed`` to hold, by index; default all (a model without hydrogens drops those).
             seed: An int, or one per molecule; a molecule depends on its own seed only, not on ``batch_size``.
             device: Where to compute; default: where the weights are.
             batch_size: Molecules at a time.
@@ -96,18 +106,23 @@ class MoleculeGenerator(Pretrained):
         """
         steps = self.steps if steps is None else steps
         _check_counts(n=n, batch_size=batch_size, steps=steps)
+        if fixed is None and fixed_atoms is not None:
+            raise ValueError("fixed_atoms belongs to fixed=: which molecule should be held?")
         if keep not in ("all", "valid"):
             raise ValueError(f"keep must be 'all' or 'valid', got {keep!r}.")
         if device is not None:
             self.denoiser.to(device)
         seeds = random.seed_pairs(seed, n)
-        sizes = self._sizes(n, n_atoms, random.seed_table(seeds, n))
+        parts = None if fixed is None else fixed_parts(fixed, fixed_atoms, n, self.spec)
+        least = None if parts is None else np.array([len(part) for part in parts])
+        sizes = self._sizes(n, n_atoms, random.seed_table(seeds, n), least)
         order = np.argsort(sizes, kind="stable")
         records: list[MoleculeRecord | None] = [None] * n
         nfe = 0
         chunks = [order[start : start + batch_size] for start in range(0, n, batch_size)]
         with _Bar(len(chunks) * steps, progress) as bar:
             for chunk in chunks:
+                given = None if parts is None else [parts[k] for k in chunk]
                 state, nfe = self._draw(
                     sizes[chunk],
                     [seeds[k] for k in chunk],
@@ -115,25 +130,38 @@ class MoleculeGenerator(Pretrained):
                     steps=steps,
                     solver=self.solver if solver is None else solver,
                     solver_options={"final_denoise": True, **(solver_options or {})},
-                    guidance=guidance,
+                    guidance=_all_guidance(guidance, given, int(sizes[chunk].max()), self.spec),
                     callback=lambda info: bar.advance(),
                 )
                 for k, record in zip(chunk, self._records(state, sizes[chunk])):
-                    records[k] = record
+                    records[k] = record if parts is None else laid_onto(record, parts[k])
         names = [f"{number}/{index}" for number, index in seeds]
         complete = [record for record in records if record is not None]
         return MoleculeList(complete, vocabulary=self.spec, seeds=names, keep=keep, nfe=nfe)
 
-    def _sizes(self, n: int, n_atoms: int | Sequence[int] | None, keys: Tensor) -> np.ndarray:
+    def _sizes(
+        self, n: int, n_atoms: int | Sequence[int] | None, keys: Tensor, least: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Atoms of each molecule: given, or from the histogram of the training data, above the fixed part."""
         if n_atoms is None:
             known = np.array(sorted(self.spec.sizes))
             share = np.cumsum([self.spec.sizes[int(k)] for k in known], dtype=np.float64)
             u = random.uniform(keys, _SIZE_STREAM, 0, 1)[:, 0].numpy()
-            return known[np.searchsorted(share / share[-1], u)]
+            below = np.concatenate([[0.0], share])[0 if least is None else np.searchsorted(known, least, side="right")]
+            if (below >= share[-1]).any():
+                raise ValueError(
+                    f"the fixed part has {least.max() if least is not None else 0} atoms, the largest molecules of "
+                    f"the training data {known[-1]}: pass n_atoms, or fix fewer atoms."
+                )
+            return known[np.searchsorted(share, below + u * (share[-1] - below))]
         sizes = np.full(n, int(n_atoms)) if isinstance(n_atoms, Integral) else np.asarray(n_atoms)
         if sizes.shape != (n,) or sizes.dtype.kind not in "iu" or sizes.min() < 1:
             raise ValueError(
                 f"n_atoms must be an integer of at least 1, or one for each of the {n} molecules, got {n_atoms}."
+            )
+        if least is not None and (sizes < least).any():
+            raise ValueError(
+                f"n_atoms must leave room for the {least.max()} atoms of the fixed part, got {sizes.min()}."
             )
         return sizes
 
@@ -160,6 +188,14 @@ class MoleculeGenerator(Pretrained):
             )
             for k, n in enumerate(sizes.tolist())
         ]
+
+
+def _all_guidance(guidance: Any, parts: Sequence[MoleculeRecord] | None, width: int, spec: MoleculeSpec) -> Any:
+    """The user's guidance, then the replacement of the fixed parts."""
+    if parts is None:
+        return guidance
+    given = list(guidance) if isinstance(guidance, (list, tuple)) else [] if guidance is None else [guidance]
+    return [*given, Replace(observations(parts, width, spec), rotate=True, redraw=False)]
 
 
 class _Bar:

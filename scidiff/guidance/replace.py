@@ -1,5 +1,5 @@
 r"""Inpainting by replacement: known entries are set to a forward draw q(y at t) after every step, at the end to y
-itself.
+itself. The prediction of a known entry is y, so that self-conditioning sees what is known, too.
 
 With ``resample`` > 1 the sampler goes over every stretch of ``jump`` steps several times and re-noises in between by
 the forward transition, which lets the free entries adapt to the known ones (RePaint). Categorical sites are replaced by
@@ -24,6 +24,7 @@ from scidiff.process import Component, State
 
 __all__ = ["Replace"]
 
+_CERTAIN = 50.0  # logit of a known class over the others
 _HARD_SHARE = 0.1  # of the steps, at the end, in which known entries are set exactly
 
 
@@ -38,6 +39,9 @@ class Replace(Guidance):
         resample: Passes over each stretch of steps, at least 1 (RePaint uses 10).
         jump: Length of a stretch in steps (RePaint uses 10).
         rotate: Turn known points (B, N, 3) onto the prediction (Kabsch), for equivariant denoisers.
+        redraw: False leaves out the forward draws: the solver itself brings known entries to y, along the noise that
+            they started with. Right for denoisers trained with coupled noise (optimal transport), whose states at t
+            are no forward draws with fresh noise.
 
     Raises:
         ValueError: If a number is below 1; when wrapping, if a component is unknown or has no mask.
@@ -53,11 +57,12 @@ class Replace(Guidance):
         *,
         jump: int = 10,
         rotate: bool = False,
+        redraw: bool = True,
     ) -> None:
         if resample < 1 or jump < 1:
             raise ValueError(f"Replace needs resample >= 1 and jump >= 1, got {resample} and {jump}.")
         self.observations = [observations] if isinstance(observations, Observation) else list(observations)
-        self.resample, self.jump, self.rotate = resample, jump, rotate
+        self.resample, self.jump, self.rotate, self.redraw = resample, jump, rotate, redraw
         self._point: Point | None = None
         self._hard: Tensor | None = None
 
@@ -81,9 +86,23 @@ class Replace(Guidance):
         return [(start, min(start + self.jump, n)) for start in starts for _ in range(self.resample)]
 
     def shift(self, point: Point) -> Shift:
-        """Nothing; `constrain` uses the masks and the prediction of the last evaluation."""
+        """The prediction of known entries becomes what is known, so that self-conditioning sees it, too."""
         self._point = point
-        return {}
+        result: Shift = {}
+        for observation in self.observations:
+            name = observation.name(point.given)
+            component, part = self._process.components[name], point.given[name]
+            known = observation.observed(part)
+            y = torch.where(known, observation.y.to(part), torch.zeros_like(part))
+            if isinstance(component, Categorical):
+                logits = point.prediction.logits[name]
+                certain = _CERTAIN * torch.nn.functional.one_hot(y, logits.shape[-1]).to(logits)
+                result[name] = torch.where(known[..., None], certain - logits, 0)
+            else:
+                placed = self._placed(name, component, y, known.expand(part.shape), point.cond)
+                moved = torch.where(known, placed - point.x0[name], 0)
+                result[name] = component.space.project(moved, point.cond)
+        return result
 
     def constrain(self, x: State, t: Tensor, source: NoiseSource) -> State:
         """``x`` with its known entries at time ``t``."""
@@ -101,11 +120,11 @@ class Replace(Guidance):
             exact = is_hard.to(part.device).expand(len(part), *t.shape)
             exact = exact.reshape(exact.shape + (1,) * (part.ndim - exact.ndim))
             if isinstance(component, Categorical):
-                drawn = component.perturb(y, time, noise[name], cond)
+                drawn = component.perturb(y, time, noise[name], cond) if self.redraw else part
                 parts[name] = torch.where(known, torch.where(exact, y, drawn), part)
                 continue
             y = self._placed(name, component, y, known, cond)
-            drawn = self._forward(name, component, y, time, noise[name])
+            drawn = self._forward(name, component, y, time, noise[name]) if self.redraw else part
             mixed = torch.where(known, torch.where(exact, y, drawn), part)
             parts[name] = component.space.project(mixed, cond)
         return self._process.join(parts)

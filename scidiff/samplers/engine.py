@@ -187,6 +187,8 @@ class _Loop:
         rows = self.plan.rows
         for i in _bar(range(len(rows)), progress):
             row = rows[i]
+            if row.is_jump:
+                self.self_cond = None  # a prediction from less noise knows more than the state does now
             if row.evaluate:
                 self.prediction = self.evaluate(state, self.batched(row.t, state))
                 models = ("x0",) if row.is_start else self.plan.models

@@ -151,3 +151,47 @@ def test_resampling_is_counted_and_restarts():
     assert info.nfe == 18
     assert len(info.path) == 7
     assert (x[:, [0, 2]] == 1).all()
+
+
+def test_without_redraw_known_entries_keep_their_noise():
+    """With prediction y every ddim step is alpha y + sigma eps with the eps of the start: exact up to rounding."""
+    process = Process(VPSDE())
+    y = torch.tensor([[0.3, torch.nan, -0.4]], dtype=torch.float64)
+    start = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    guide = Replace(Observation(MASK, y=y), redraw=False)
+    _, info = sample(denoiser(process), start, solver="ddim", steps=20, guidance=guide, save="all")
+    alpha, sigma = VPSDE().alpha(info.grid), VPSDE().sigma(info.grid)
+    eps = (start - alpha[0] * y) / sigma[0]
+    for i, state in enumerate(info.path[:18]):
+        expected = alpha[i] * y + sigma[i] * eps
+        torch.testing.assert_close(state[:, [0, 2]], expected[:, [0, 2]], rtol=0, atol=1e-13)
+
+
+def test_self_conditioning_sees_what_is_known_and_restarts_with_each_pass():
+    """Known entries of the earlier prediction equal y; the first evaluation of every pass has none."""
+    process = Process({"x": VPSDE(), "z": Categorical([0.2, 0.3, 0.5])})
+    seen = []
+
+    def network(x_t, t, cond):
+        seen.append({name: value.clone() for name, value in cond["self_cond"].items()})
+        return {"x": 0.5 * x_t["x"] + 1.0, "z": torch.zeros(*x_t["z"].shape, 3)}
+
+    guide = Replace(
+        [
+            Observation(MASK, y=torch.tensor([[0.3, 0.0, -0.4]]), component="x"),
+            Observation(MASK, y=torch.tensor([[2, 0, 1]]), component="z"),
+        ],
+        resample=2,
+        jump=2,
+    )
+    sample(Denoiser(network, process, self_conditioning=True), {"x": (4, 3), "z": (4, 3)}, steps=4, guidance=guide)
+    assert len(seen) == 8
+    for k, last in enumerate(seen):
+        if k in (0, 2, 6):  # the start, and after each jump; pass 3 goes on from pass 2
+            assert not last["x"].any()
+            assert not last["z"].any()
+            continue
+        torch.testing.assert_close(last["x"][:, [0, 2]], torch.tensor([[0.3, -0.4]]).expand(4, 2), rtol=0, atol=1e-6)
+        assert (last["z"][:, [0, 2]].argmax(-1) == torch.tensor([2, 1])).all()
+        assert (last["z"][:, [0, 2]].amax(-1) > 1 - 1e-6).all()
+        assert last["x"][:, 1].any()
