@@ -20,6 +20,7 @@ __all__ = ["PairFormer"]
 
 _DISTANCE_RANGE = 8.0  # scaled units; about 9 angstrom for QM9
 _MIN_SQUARED_DISTANCE = 1e-8  # keeps the gradient of the root finite for coincident atoms
+_LOWEST_EXPONENT = -60.0  # smaller exponentials count as 0: subnormal numbers halve the speed of matrix products
 
 
 class PairFormer(Configurable, nn.Module):
@@ -89,18 +90,19 @@ class PairFormer(Configurable, nn.Module):
         context = self._context(t, mask, cond, x.dtype)
         h = self.atom(state["atom"]) + self.charge(state["charge"]) + context[:, None]
         e = self.bond(state["bond"][:, pairs.i, pairs.j])
-        last = previous["pos"]
         h = h + self.node_self(torch.cat([previous["atom"], previous["charge"]], -1))
         e = e + self.bond_self(previous["bond"][:, pairs.i, pairs.j])
-        e = e + self.pair_in(torch.cat([self.distances(x, pairs), self.distances(last, pairs)], -1))
-        z, field = x, torch.zeros_like(x)
-        for block in self.blocks:
-            h, e, update, gate = block(h, e, context, z, x, last, pairs, self.distances)
+        noisy, last = _Points.of(x, pairs, self.distances), _Points.of(previous["pos"], pairs, self.distances)
+        e = e + self.pair_in(torch.cat([noisy.basis, last.basis], -1))
+        current, field = noisy, torch.zeros_like(x)
+        for i, block in enumerate(self.blocks):
+            h, e, update, gate = block(h, e, context, (current, noisy, last), pairs)
             field = field + update
-            z = z + gate[:, None, None] * update
+            if i + 1 < len(self.blocks):
+                current = _Points.of(current.pos + gate[:, None, None] * update, pairs, self.distances)
         atom, charge = self.node_head(h).split([self.classes["atom"], self.classes["charge"]], -1)
         node = self.pair_node(h)
-        bond = self.pair_head(e + node[:, pairs.i] + node[:, pairs.j])
+        bond = self.pair_head(e + pairs.first(node) + pairs.second(node))
         return {"pos": field, "atom": atom, "charge": charge, "bond": pairs.full(bond)}
 
     def _no_prediction(self, x: Tensor) -> dict[str, Tensor]:
@@ -140,11 +142,32 @@ class _Pairs(NamedTuple):
         index[j, i] = order
         return cls(i, j, node_mask[:, i] & node_mask[:, j], node_mask, index)
 
+    def first(self, x: Tensor) -> Tensor:
+        """Values (B, P, c) of the first node of each pair."""
+        return x.index_select(1, self.i)
+
+    def second(self, x: Tensor) -> Tensor:
+        """Values (B, P, c) of the second node of each pair."""
+        return x.index_select(1, self.j)
+
     def full(self, values: Tensor) -> Tensor:
         """Symmetric (B, N, N, c) from (B, P, c), zero on the diagonal."""
         padded = F.pad(values, (0, 0, 0, 1))
         n = len(self.index)
         return padded.index_select(1, self.index.flatten()).unflatten(1, (n, n))
+
+
+class _Points(NamedTuple):
+    """Positions (B, N, 3), radial basis of their pairs (B, P, num_rbf), and 1 + d of all (B, N, N)."""
+
+    pos: Tensor
+    basis: Tensor
+    reach: Tensor
+
+    @classmethod
+    def of(cls, pos: Tensor, pairs: _Pairs, distances: _Distances) -> _Points:
+        with torch.autocast(pos.device.type, enabled=False):  # distances stay in full precision
+            return cls(pos, distances(pos, pairs), 1 + _all_distances(pos))
 
 
 class _Block(nn.Module):
@@ -185,11 +208,8 @@ class _Block(nn.Module):
         h: Tensor,
         e: Tensor,
         context: Tensor,
-        z: Tensor,
-        x: Tensor,
-        last: Tensor,
+        points: tuple[_Points, _Points, _Points],
         pairs: _Pairs,
-        distances: _Distances,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         width, pair_width = h.shape[-1], e.shape[-1]
         factors = self.modulate(F.silu(context)).split([width] * 4 + [pair_width] * 2 + [1], -1)
@@ -198,12 +218,13 @@ class _Block(nn.Module):
         h = h + self._attend(self.node_norm(h) * (1 + scale_a) + shift_a, edge, pairs)
         h = h + self.feed(self.feed_norm(h) * (1 + scale_f) + shift_f)
         linear, left = self.pair_from_node(h).split([2 * pair_width, pair_width], -1)
-        hidden = self.pair_from_pair(edge) + self.pair_from_distance(distances.both(z, last, pairs))
-        hidden = hidden + linear[:, pairs.i] + linear[:, pairs.j]
+        current, _, last = points
+        hidden = self.pair_from_pair(edge) + self.pair_from_distance(torch.cat([current.basis, last.basis], -1))
+        hidden = hidden + pairs.first(linear) + pairs.second(linear)
         hidden = F.silu(hidden)
-        product = left[:, pairs.i] * left[:, pairs.j]
+        product = pairs.first(left) * pairs.second(left)
         e = e + self.pair_out(hidden) + product
-        update = self._move(h, hidden, z, x, last, pairs)
+        update = self._move(h, hidden, points, pairs)
         return h, e, update, torch.sigmoid(gate[:, 0, 0])
 
     def _attend(self, h: Tensor, edge: Tensor, pairs: _Pairs) -> Tensor:
@@ -218,14 +239,15 @@ class _Block(nn.Module):
         edges = (weights.transpose(1, 2) @ values).reshape(b, n, -1)
         return self.out(torch.cat([nodes, edges], -1))
 
-    def _move(self, h: Tensor, hidden: Tensor, z: Tensor, x: Tensor, last: Tensor, pairs: _Pairs) -> Tensor:
+    def _move(self, h: Tensor, hidden: Tensor, points: tuple[_Points, ...], pairs: _Pairs) -> Tensor:
         """Sum over j of phi_ij (r_i - r_j)/(1 + d_ij) for the current, noisy and previous positions; zero mean."""
+        x = points[0].pos
         gates = self.position_pair(hidden) * pairs.mask[..., None]
         weights = (pairs.full(gates) * self.position_node(h)[:, :, None]).unflatten(-1, (3, -1)).sum(-1).to(x.dtype)
         update = torch.zeros_like(x)
         with torch.autocast(x.device.type, enabled=False):  # positions stay in full precision
-            for weight, r in zip(weights.unbind(-1), (z, x, last)):
-                weight = weight / (1 + _all_distances(r))
+            for weight, (r, _, reach) in zip(weights.unbind(-1), points):
+                weight = weight / reach
                 update = update + weight.sum(-1, keepdim=True) * r - weight @ r
         mask = pairs.node_mask[..., None]
         count = mask.sum(1, keepdim=True).clamp_min(1)
@@ -246,13 +268,11 @@ class _Distances(nn.Module):
         self.width = 1.5 * _DISTANCE_RANGE / (2 * num_rbf)
 
     def forward(self, x: Tensor, pairs: _Pairs) -> Tensor:
-        difference = x[:, pairs.i] - x[:, pairs.j]
+        difference = pairs.first(x) - pairs.second(x)
         distance = (difference.square().sum(-1, keepdim=True) + _MIN_SQUARED_DISTANCE).sqrt()
-        return torch.exp(-0.5 * ((distance - self.centers.to(x.dtype)) / self.width) ** 2)
-
-    def both(self, z: Tensor, last: Tensor, pairs: _Pairs) -> Tensor:
-        """Basis of two point sets, concatenated."""
-        return torch.cat([self(z, pairs), self(last, pairs)], -1)
+        exponent = -0.5 * ((distance - self.centers.to(x.dtype)) / self.width) ** 2
+        is_low = exponent < _LOWEST_EXPONENT
+        return torch.where(is_low, 0.0, torch.where(is_low, 0.0, exponent).exp())
 
 
 class _TimeEmbedding(nn.Module):
