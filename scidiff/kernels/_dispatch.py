@@ -150,7 +150,8 @@ class Call:
 
     def arrays(self) -> tuple[Tensor | None, ...]:
         """source, ptr, target and, if a gradient may be asked for, t_ptr, t_target, t_edge (else None)."""
-        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else contextlib.nullcontext():
+        is_inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
+        with torch.inference_mode(False) if is_inference else contextlib.nullcontext():
             graph = self.graph  # indices are cached, so they must not be inference tensors
             forward = graph.source, graph.ptr, graph.target
             return (*forward, *((graph.t_ptr, graph.t_target, graph.t_edge) if self.needs_grad else (None,) * 3))
@@ -178,7 +179,8 @@ class Call:
 
 
 def _asked(backend: str | None) -> str:
-    return _known(backend or _context.get() or os.environ.get("SCIDIFF_KERNELS") or "auto")
+    context = None if torch.compiler.is_compiling() else _context.get()  # the compiler cannot read it
+    return _known(backend or context or os.environ.get("SCIDIFF_KERNELS") or "auto")
 
 
 def _known(name: str) -> str:
