@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from scidiff.kernels import NeighborList, edge_geometry, full_graph
+from scidiff.kernels import NeighborList, edge_geometry, full_graph, radius_graph
+from scidiff.kernels._dispatch import transforms_active
 
 __all__ = ["GraphBatch", "Layout", "flatten_dense", "flatten_sparse", "time_features"]
 
@@ -184,11 +185,11 @@ def flatten_sparse(
 
 
 def _edges(pos: Tensor, batch_ptr: Tensor, cutoff: float | None) -> NeighborList:
-    g = full_graph(batch_ptr)
     if cutoff is None:
-        return g
-    is_near = edge_geometry(pos.detach(), g)[1] <= cutoff
-    return NeighborList.from_edge_index(g.edge_index[:, is_near], g.num_nodes, batch_ptr=batch_ptr, symmetric=True)
+        return full_graph(batch_ptr)
+    points = torch.nn.functional.pad(pos.detach(), (0, max(0, 3 - pos.shape[1])))  # neighbours are searched in space
+    backend = "torch" if transforms_active() else None  # a transform's tensors have no memory for other bodies
+    return radius_graph(points, cutoff, batch_ptr=batch_ptr, backend=backend)
 
 
 def _pointers(batch: Tensor | None, num_nodes: int, device: torch.device) -> Tensor:

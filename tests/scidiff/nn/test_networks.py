@@ -245,6 +245,38 @@ def test_cutoff(case):
     assert difference[2] > 1e-6
 
 
+@pytest.mark.parametrize("name", network_names())
+def test_forward_derivative_with_a_cutoff(name):
+    """The neighbours are searched inside the transform."""
+    net, x = network(name, cutoff=3.0, edge_channels=0), batch_of([5])
+    tangent = torch.randn(5, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def fn(pos):
+        return net(x.h[0], pos, x.t, v=x.v[0]).h
+
+    step = 1e-5
+    slope = torch.func.jvp(fn, (x.pos[0],), (tangent,))[1]
+    difference = (fn(x.pos[0] + step * tangent) - fn(x.pos[0] - step * tangent)) / (2 * step)
+    assert largest(slope) > 1e-3
+    assert relative_error(slope, difference) < 1e-6
+
+
+@pytest.mark.parametrize("dims", [2, 4])
+def test_cutoff_in_other_dimensions(dims):
+    """In the plane by search; in four dimensions there is none."""
+    net = network("egnn", cutoff=2.0, edge_channels=0)
+    pos = torch.zeros(3, dims, dtype=torch.float64)
+    pos[:, 1] = torch.tensor([0.0, 1.0, 3.5])
+    x = batch_of([3], dims=dims)
+    if dims > 3:
+        with pytest.raises(ValueError, match=r"\(N, 3\)"):
+            net(x.h[0], pos, x.t, v=x.v[0])
+        return
+    edge_index = torch.tensor([[0, 1], [1, 0]])
+    found, given = net(x.h[0], pos, x.t, v=x.v[0]), net(x.h[0], pos, x.t, v=x.v[0], edge_index=edge_index)
+    assert torch.equal(found.h, given.h)
+
+
 @every_network
 def test_times_of_graphs_nodes_and_all(case):
     net, x = network(case), batch_of([5, 3])
