@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from scidiff.kernels import ref
+from scidiff.kernels import fused, ref
 from scidiff.kernels._dispatch import Call, operation
+from scidiff.kernels.basis import RadialPair, fusible
 from scidiff.kernels.graph import NeighborList
 
 __all__ = [
@@ -70,9 +71,12 @@ def cfconv(
     Returns:
         Node features (N, F).
     """
-    call = Call("cfconv", g, x.shape[0], (x, dist, W, bias), backend)
-    args = (call.node(x), call.edge(dist), call.weight(W), call.weight(bias), call.source, call.target)
-    return call.node_result(ref.cfconv(*args, basis, cutoff), x)
+    call = Call("cfconv", g, x.shape[0], (x, dist, W, bias), backend, _not_fusible(basis, cutoff))
+    args = call.node(x), call.edge(dist), call.weight(W), call.weight(bias)
+    if call.body == "torch":
+        return call.node_result(ref.cfconv(*args, call.source, call.target, basis, cutoff), x)
+    pair = RadialPair(basis, cutoff)  # pyright: ignore[reportArgumentType]
+    return call.node_result(fused.cfconv(*args, *call.arrays(), *pair.schema, call.body), x)
 
 
 @operation
@@ -109,10 +113,15 @@ def painn_message(
     References: Schütt et al. 2021, "Equivariant message passing for the prediction of tensorial properties and
     molecular spectra", eq. 7-8.
     """
-    call = Call("painn_message", g, phi.shape[0], (phi, v, dist, unit, W, bias), backend)
+    tensors = phi, v, dist, unit, W, bias
+    call = Call("painn_message", g, phi.shape[0], tensors, backend, _not_fusible(basis, cutoff))
     nodes = call.node(phi), call.node(v.transpose(1, 2).contiguous())
     edges = call.edge(dist), call.edge(unit), call.weight(W), call.weight(bias)
-    dh, dv = ref.painn_message(*nodes, *edges, call.source, call.target, basis, cutoff)
+    if call.body == "torch":
+        dh, dv = ref.painn_message(*nodes, *edges, call.source, call.target, basis, cutoff)
+    else:
+        pair = RadialPair(basis, cutoff)  # pyright: ignore[reportArgumentType]
+        dh, dv = fused.painn(*nodes, *edges, *call.arrays(), *pair.schema, call.body)
     return call.node_result(dh, phi), call.node_result(dv, v).transpose(1, 2)
 
 
@@ -217,7 +226,10 @@ def softmax_gather_sum(logits: Tensor, x: Tensor, g: NeighborList | Tensor, *, b
     References: Le et al. 2022, "Equivariant Graph Attention Networks for Molecular Property Prediction" (EQGAT).
     """
     call = Call("softmax_gather_sum", g, x.shape[0], (logits, x), backend)
-    return call.node_result(ref.softmax_gather_sum(call.edge(logits), call.node(x), call.source, call.target), x)
+    args = call.edge(logits), call.node(x)
+    if call.body == "torch":
+        return call.node_result(ref.softmax_gather_sum(*args, call.source, call.target), x)
+    return call.node_result(fused.softmax_gather_sum(*args, *call.arrays(), call.body)[0], x)
 
 
 @operation
@@ -319,6 +331,10 @@ def tensor_product_scatter(
     call = Call("tensor_product_scatter", g, x.shape[0], (x, Y, w), None)
     out = ref.tensor_product_scatter(call.node(x), call.edge(Y), call.edge(w), call.source, call.target, tp)
     return call.node_result(out, x)
+
+
+def _not_fusible(basis: Function, cutoff: Function | None) -> str:
+    return "" if fusible(basis, cutoff) else "the basis or cutoff is not one of scidiff.kernels.basis"
 
 
 def _normalised(call: Call, x: Tensor, norm: str | float) -> Tensor:

@@ -9,10 +9,35 @@ from tests.scidiff.kernels.loops import normal, random_list
 
 N, E, F = 7, 17, 4
 GRAPH = random_list(N, E)
+DIST = 0.3 + 4 * normal(E, seed=90).sigmoid()
+RADIAL = K.BesselBasis(5, 4.0), K.CosineCutoff(4.0)
+
+
+def case(function, *shapes):
+    return function, shapes
+
+
 CASES = {
-    "gather_multiply_sum": (lambda x, w, **kw: K.gather_multiply_sum(x, w, GRAPH, **kw), ((N, F), (E, F))),
+    "gather_multiply_sum": case(lambda x, w, **kw: K.gather_multiply_sum(x, w, GRAPH, **kw), (N, F), (E, F)),
+    "cfconv": case(
+        lambda x, d, W, b, **kw: K.cfconv(x, DIST.to(d) * (1 + 0.01 * d), W, b, GRAPH, *RADIAL, **kw),
+        *((N, F), (E,), (5, F), (F,)),
+    ),
+    "painn_message": case(
+        lambda phi, v, d, u, W, b, **kw: K.painn_message(
+            phi, v, DIST.to(d) * (1 + 0.01 * d), u, W, b, GRAPH, *RADIAL, **kw
+        ),
+        *((N, 3 * F), (N, F, 3), (E,), (E, 3), (5, 3 * F), (3 * F,)),
+    ),
+    "softmax_gather_sum": case(lambda x, y, **kw: K.softmax_gather_sum(x, y, GRAPH, **kw), (E, F), (N, F)),
 }
-BODIES = [("gather_multiply_sum", "numba"), ("gather_multiply_sum", "chunked")]
+BODIES = [
+    ("gather_multiply_sum", "numba"),
+    ("gather_multiply_sum", "chunked"),
+    ("cfconv", "numba"),
+    ("painn_message", "numba"),
+    ("softmax_gather_sum", "numba"),
+]
 
 
 def inputs(op, dtype=torch.float64):

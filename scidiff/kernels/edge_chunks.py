@@ -1,0 +1,243 @@
+r"""Edge networks in pieces that stay in the cache: forward, and a written backward that computes everything again.
+
+Nothing of size E x F lives longer than a piece, but for messages that are asked for. Pieces end where rows end (a row of
+very many edges is a piece of its own), so each row is summed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["edge_mlp", "edge_mlp_backward"]
+
+_CHUNK = 1200  # edges; 256 channels of float32 are then 1.2 MB
+
+
+class Network(NamedTuple):
+    """Weights of an edge network and its options, as in `scidiff.kernels.edge_mlp`."""
+
+    a: Tensor
+    b: Tensor
+    wd: Tensor
+    We: Tensor | None
+    W2: Tensor
+    b2: Tensor
+    gate_w: Tensor | None
+    gate_b: Tensor | None
+    coord: Sequence[Tensor]
+    act: str
+    coord_range: float | None
+
+
+class Piece(NamedTuple):
+    """Values of one piece of edges that the backward needs again."""
+
+    pre1: Tensor
+    h1: Tensor
+    pre2: Tensor
+    message: Tensor
+    gate: Tensor | None
+    m: Tensor
+    pre3: Tensor | None
+    hidden: Tensor | None
+    psi: Tensor | None
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return (x * (1 - s)).add_(1).mul_(s)
+
+
+_ACTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
+    "silu": (F.silu, _silu_slope),
+    "relu": (torch.relu, lambda x: (x > 0).to(x.dtype)),
+    "tanh": (torch.tanh, lambda x: 1 - torch.tanh(x).square()),
+}
+
+
+def _pieces(ptr: Tensor) -> Iterator[tuple[int, int, int, int]]:
+    """First and last row, first and last edge of each piece."""
+    ends = ptr.tolist()
+    begin, num_nodes = 0, len(ends) - 1
+    while begin < num_nodes:
+        end = begin + 1
+        while end < num_nodes and ends[end + 1] - ends[begin] <= _CHUNK:
+            end += 1
+        if ends[end] > ends[begin]:
+            yield begin, end, ends[begin], ends[end]
+        begin = end
+
+
+def _piece(net: Network, source: Tensor, target: Tensor, d2: Tensor, e: Tensor | None) -> Piece:
+    act = _ACTS[net.act][0]
+    pre1 = torch.addcmul(net.a.index_select(0, target), d2[:, None], net.wd)
+    pre1 += net.b.index_select(0, source)
+    if e is not None and net.We is not None:
+        pre1.addmm_(e, net.We)
+    h1 = act(pre1)
+    pre2 = torch.addmm(net.b2, h1, net.W2)
+    m = message = act(pre2)
+    gate = pre3 = hidden = psi = None
+    if net.gate_w is not None and net.gate_b is not None:
+        gate = torch.sigmoid(torch.mv(message, net.gate_w) + net.gate_b)
+        m = message * gate[:, None]
+    if net.coord:
+        hidden = m
+        if len(net.coord) == 3:
+            pre3 = torch.addmm(net.coord[1], m, net.coord[0])
+            hidden = act(pre3)
+        psi = torch.mv(hidden, net.coord[-1])
+        if net.coord_range is not None:
+            psi = torch.tanh(psi) * net.coord_range
+    return Piece(pre1, h1, pre2, message, gate, m, pre3, hidden, psi)
+
+
+def _row_sums(values: Tensor, starts: Tensor) -> Tensor:
+    """Sums of rows of edges that follow each other; ``starts`` relative to the piece."""
+    if values.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"edge networks are summed in float32 or float64, got {values.dtype}.")
+    edges = torch.arange(values.shape[0], device=values.device)
+    return F.embedding_bag(edges, values, starts.long(), mode="sum", include_last_offset=True)
+
+
+def edge_mlp(
+    a: Tensor,
+    b: Tensor,
+    d2: Tensor,
+    wd: Tensor,
+    e: Tensor | None,
+    We: Tensor | None,
+    W2: Tensor,
+    b2: Tensor,
+    gate_w: Tensor | None,
+    gate_b: Tensor | None,
+    coord: Sequence[Tensor],
+    vec: Tensor | None,
+    source: Tensor,
+    ptr: Tensor,
+    target: Tensor,
+    act: str,
+    coord_range: float | None,
+    return_messages: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Sums of messages (N, F2), sums of vec psi(m) (N, 3) with ``coord``, messages (E, F2) if asked for."""
+    net = Network(a, b, wd, We, W2, b2, gate_w, gate_b, coord, act, coord_range)
+    num_nodes = ptr.shape[0] - 1
+    h = a.new_zeros(num_nodes, W2.shape[1])
+    dx = a.new_zeros(num_nodes, 3) if coord else None
+    messages = a.new_empty(source.shape[0], W2.shape[1]) if return_messages else None
+    for begin, end, first, last in _pieces(ptr):
+        part = slice(first, last)
+        piece = _piece(net, source[part], target[part], d2[part], None if e is None else e[part])
+        starts = ptr[begin : end + 1] - first
+        h[begin:end] = _row_sums(piece.m, starts)
+        if dx is not None and piece.psi is not None and vec is not None:
+            dx[begin:end] = _row_sums(vec[part] * piece.psi[:, None], starts)
+        if messages is not None:
+            messages[part] = piece.m
+    return h, dx, messages
+
+
+class _Gradients:
+    """Gradients of all inputs of an edge network, filled piece by piece."""
+
+    def __init__(self, net: Network, d2: Tensor, e: Tensor | None, vec: Tensor | None) -> None:
+        def like(t: Tensor | None) -> Tensor | None:
+            return None if t is None else torch.zeros_like(t)
+
+        self.a, self.b, self.wd = torch.zeros_like(net.a), torch.zeros_like(net.b), torch.zeros_like(net.wd)
+        self.d2, self.W2, self.b2 = torch.empty_like(d2), torch.zeros_like(net.W2), torch.zeros_like(net.b2)
+        self.e, self.We, self.vec = like(e), like(net.We), like(vec)
+        self.gate_w, self.gate_b = like(net.gate_w), like(net.gate_b)
+        self.coord = [torch.zeros_like(c) for c in net.coord]
+
+    def head(self, net: Network, piece: Piece, dpsi: Tensor, dm: Tensor) -> Tensor:
+        """Through psi(m): adds to the weights of the head and returns dL/dm."""
+        if net.coord_range is not None and piece.psi is not None:
+            dpsi = dpsi * (net.coord_range - piece.psi.square() / net.coord_range)
+        assert piece.hidden is not None
+        self.coord[-1].addmv_(piece.hidden.t(), dpsi)
+        if piece.pre3 is None:
+            return dm.addr_(dpsi, net.coord[0])
+        g3 = _ACTS[net.act][1](piece.pre3).mul_(net.coord[2]).mul_(dpsi[:, None])
+        self.coord[0].addmm_(piece.m.t(), g3)
+        self.coord[1].add_(g3.sum(0))
+        return dm.addmm_(g3, net.coord[0].t())
+
+    def gate(self, net: Network, piece: Piece, dm: Tensor) -> Tensor:
+        """Through the gate: adds to its weights and returns dL/dmessage."""
+        if piece.gate is None or net.gate_w is None or self.gate_w is None or self.gate_b is None:
+            return dm
+        dlogit = (dm * piece.message).sum(1) * piece.gate * (1 - piece.gate)
+        self.gate_w.addmv_(piece.message.t(), dlogit)
+        self.gate_b += dlogit.sum()
+        return dm.mul_(piece.gate[:, None]).addr_(dlogit, net.gate_w)
+
+    def layers(self, net: Network, piece: Piece, dmessage: Tensor) -> Tensor:
+        """Through the second layer and the first activation; returns dL/dpre1."""
+        g2 = dmessage.mul_(_ACTS[net.act][1](piece.pre2))
+        self.W2.addmm_(piece.h1.t(), g2)
+        self.b2 += g2.sum(0)
+        return torch.mm(g2, net.W2.t()).mul_(_ACTS[net.act][1](piece.pre1))
+
+    def inputs(
+        self, net: Network, g1: Tensor, rows: slice, part: slice, starts: Tensor, source: Tensor, e: Tensor | None
+    ) -> None:
+        """From dL/dpre1 to node features, radial input and edge features."""
+        self.a[rows] = _row_sums(g1, starts)
+        self.b.scatter_add_(0, source[part, None].long().expand_as(g1), g1)
+        self.d2[part] = torch.mv(g1, net.wd)
+        if self.e is not None and self.We is not None and e is not None and net.We is not None:
+            self.We.addmm_(e[part].t(), g1)
+            torch.mm(g1, net.We.t(), out=self.e[part])
+
+
+def edge_mlp_backward(
+    gh: Tensor,
+    gx: Tensor | None,
+    gm: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    d2: Tensor,
+    wd: Tensor,
+    e: Tensor | None,
+    We: Tensor | None,
+    W2: Tensor,
+    b2: Tensor,
+    gate_w: Tensor | None,
+    gate_b: Tensor | None,
+    coord: Sequence[Tensor],
+    vec: Tensor | None,
+    source: Tensor,
+    ptr: Tensor,
+    target: Tensor,
+    t_ptr: Tensor | None,
+    t_target: Tensor | None,
+    t_edge: Tensor | None,
+    act: str,
+    coord_range: float | None,
+) -> tuple[Tensor | list[Tensor] | None, ...]:
+    """da, db, dd2, dwd, de, dWe, dW2, db2, dgate_w, dgate_b, dcoord (a list), dvec."""
+    net = Network(a, b, wd, We, W2, b2, gate_w, gate_b, coord, act, coord_range)
+    grads = _Gradients(net, d2, e, vec)
+    for begin, end, first, last in _pieces(ptr):
+        part, rows = slice(first, last), slice(begin, end)
+        i = target[part]
+        piece = _piece(net, source[part], i, d2[part], None if e is None else e[part])
+        dm = gh.index_select(0, i)
+        if gm is not None:
+            dm += gm[part]
+        if piece.psi is not None and gx is not None and vec is not None and grads.vec is not None:
+            gxi = gx.index_select(0, i)
+            grads.vec[part] = gxi * piece.psi[:, None]
+            dm = grads.head(net, piece, (gxi * vec[part]).sum(1), dm)
+        g1 = grads.layers(net, piece, grads.gate(net, piece, dm))
+        grads.wd.addmv_(g1.t(), d2[part])
+        grads.inputs(net, g1, rows, part, ptr[begin : end + 1] - first, source, e)
+    first_layer = grads.a, grads.b, grads.d2, grads.wd, grads.e, grads.We
+    return *first_layer, grads.W2, grads.b2, grads.gate_w, grads.gate_b, grads.coord, grads.vec

@@ -1,0 +1,211 @@
+"""Registered operations whose second derivative is that of the torch definition; see `scidiff.kernels.ops`.
+
+Each operation has a backward operation, opaque to tracers as well. Under ``create_graph=True`` the backward is the
+differentiated definition instead, so any order of derivative is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidiff.kernels import ref
+from scidiff.kernels.basis import restore
+from scidiff.kernels.ops import GRAPH, body_function, contiguous
+
+__all__ = ["cfconv", "painn", "softmax_gather_sum"]
+
+_RADIAL = "str basis, float[] constants, str cutoff, float[] cutoff_constants, str body"
+
+
+def differentiated(
+    definition: Callable[..., Any], tensors: Sequence[Tensor | None], needs: Sequence[bool], grads: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Gradients of the definition as differentiable functions of ``tensors`` and ``grads``; None where not needed."""
+    with torch.enable_grad():
+        own = [t if t is None else t.view_as(t) for t in tensors]  # one tensor may be made from another
+        out = definition(*own)
+        out = [out] if isinstance(out, Tensor) else list(out)
+        wanted = [t for t, n in zip(own, needs) if n and t is not None]
+        pairs = [(o, g) for o, g in zip(out, grads) if o is not None and o.requires_grad]
+        found = iter(
+            torch.autograd.grad(
+                [o for o, _ in pairs], wanted, [g for _, g in pairs], create_graph=True, allow_unused=True
+            )
+        )
+    return [next(found) if n and t is not None else None for t, n in zip(own, needs)]
+
+
+def _register(
+    name: str,
+    num_tensors: int,
+    definition: Callable[..., Any],
+    backward: Callable[..., Any],
+    forward: Callable[..., Any],
+    num_options: int,
+    keeps: int = 0,
+) -> None:
+    """Gradient of an operation with ``num_tensors`` tensors, the graph, and options.
+
+    ``definition(tensors, graph, options)`` is the torch definition; ``backward`` the backward operation, which also
+    takes the last ``keeps`` results (those have no gradient).
+    """
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        results = (output,) if isinstance(output, Tensor) else output
+        kept = results[len(results) - keeps - 1 :] if keeps else ()
+        if keeps:
+            ctx.mark_non_differentiable(*results[-keeps:])
+        ctx.save_for_backward(*inputs[: num_tensors + 6], *kept)
+        ctx.options = inputs[num_tensors + 6 :]
+
+    def gradient(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors
+        tensors, graph, kept = saved[:num_tensors], saved[num_tensors : num_tensors + 6], saved[num_tensors + 6 :]
+        needs = ctx.needs_input_grad[:num_tensors]
+        grads = grads[: len(grads) - keeps]
+        if torch.is_grad_enabled():
+            found = differentiated(lambda *own: definition(own, graph, ctx.options), tensors, needs, grads)
+        else:
+            found = backward(*grads, *tensors, *kept, *graph, *ctx.options)
+            found = [d if n else None for d, n in zip(found, needs)]
+        return (*found, *[None] * (6 + num_options))
+
+    forward.register_autograd(gradient, setup_context=setup)  # pyright: ignore[reportFunctionMemberAccess]
+
+
+# -- continuous-filter convolution -------------------------------------------------------------------------------------
+
+
+def _radial(W: Tensor, options: Sequence[Any]) -> Any:
+    return restore(W.shape[0], *options[:4])
+
+
+@torch.library.custom_op(
+    "scidiff::cfconv",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor dist, Tensor W, Tensor bias, {GRAPH}, {_RADIAL}) -> Tensor",
+)
+def cfconv(x, dist, W, bias, source, ptr, target, t_ptr, t_target, t_edge, *options):  # type: ignore
+    """sum_e x_source w(d_e)."""
+    run = body_function(options[-1], "cfconv")
+    return run(*contiguous(x, dist, W, bias), source, ptr, target, _radial(W, options))
+
+
+@torch.library.custom_op(
+    "scidiff::cfconv_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, Tensor x, Tensor dist, Tensor W, Tensor bias, {GRAPH}, {_RADIAL})"
+    " -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def cfconv_backward(g, x, dist, W, bias, source, ptr, target, t_ptr, t_target, t_edge, *options):  # type: ignore
+    """dx, ddist, dW, dbias."""
+    graph = source, ptr, target, t_ptr, t_target, t_edge
+    return body_function(options[-1], "cfconv_backward")(*contiguous(g, x, dist, W, bias), *graph, _radial(W, options))
+
+
+@cfconv.register_fake
+def _(x, dist, W, bias, source, ptr, target, *rest):  # type: ignore
+    return x.new_empty((ptr.shape[0] - 1, x.shape[1]))
+
+
+@cfconv_backward.register_fake
+def _(g, x, dist, W, bias, *rest):  # type: ignore
+    return tuple(t.new_empty(t.shape) for t in (x, dist, W, bias))
+
+
+def _cfconv_definition(tensors: Sequence[Tensor], graph: Sequence[Tensor], options: Sequence[Any]) -> Tensor:
+    return ref.cfconv(*tensors, graph[0], graph[2], *_radial(tensors[2], options))  # pyright: ignore[reportCallIssue]
+
+
+_register("cfconv", 4, _cfconv_definition, cfconv_backward, cfconv, 5)
+
+# -- PaiNN -------------------------------------------------------------------------------------------------------------
+
+_PAINN = "Tensor phi, Tensor v, Tensor dist, Tensor unit, Tensor W, Tensor bias"
+
+
+@torch.library.custom_op(
+    "scidiff::painn", mutates_args=(), schema=f"({_PAINN}, {GRAPH}, {_RADIAL}) -> (Tensor, Tensor)"
+)
+def painn(phi, v, dist, unit, W, bias, source, ptr, target, t_ptr, t_target, t_edge, *options):  # type: ignore
+    """dh, dv of the PaiNN message; v (N, 3, F)."""
+    run = body_function(options[-1], "painn")
+    return run(*contiguous(phi, v, dist, unit, W, bias), source, ptr, target, _radial(W, options))
+
+
+@torch.library.custom_op(
+    "scidiff::painn_backward",
+    mutates_args=(),
+    schema=f"(Tensor gh, Tensor gv, {_PAINN}, {GRAPH}, {_RADIAL}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def painn_backward(gh, gv, phi, v, dist, unit, W, bias, *rest):  # type: ignore
+    """dphi, dv, ddist, dunit, dW, dbias."""
+    graph, options = rest[:6], rest[6:]
+    features = contiguous(gh, gv, phi, v, dist, unit, W, bias)
+    return body_function(options[-1], "painn_backward")(*features, *graph, _radial(W, options))
+
+
+@painn.register_fake
+def _(phi, v, dist, unit, W, bias, source, ptr, target, *rest):  # type: ignore
+    num_nodes = ptr.shape[0] - 1
+    return phi.new_empty((num_nodes, v.shape[2])), phi.new_empty((num_nodes, 3, v.shape[2]))
+
+
+@painn_backward.register_fake
+def _(gh, gv, phi, v, dist, unit, W, bias, *rest):  # type: ignore
+    return tuple(t.new_empty(t.shape) for t in (phi, v, dist, unit, W, bias))
+
+
+def _painn_definition(
+    tensors: Sequence[Tensor], graph: Sequence[Tensor], options: Sequence[Any]
+) -> tuple[Tensor, Tensor]:
+    pair = _radial(tensors[4], options)
+    return ref.painn_message(*tensors, graph[0], graph[2], *pair)  # pyright: ignore[reportCallIssue]
+
+
+_register("painn", 6, _painn_definition, painn_backward, painn, 5)
+
+# -- channel-wise softmax ----------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    "scidiff::softmax_gather_sum",
+    mutates_args=(),
+    schema=f"(Tensor logits, Tensor x, {GRAPH}, str body) -> (Tensor, Tensor)",
+)
+def softmax_gather_sum(logits, x, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
+    """sum_e softmax(l)_e x_source, and the logarithm of the sum of exponentials of each row."""
+    return body_function(body, "softmax_gather_sum")(*contiguous(logits, x), source, ptr)
+
+
+@torch.library.custom_op(
+    "scidiff::softmax_gather_sum_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, Tensor logits, Tensor x, Tensor out, Tensor lse, {GRAPH}, str body) -> (Tensor, Tensor)",
+)
+def softmax_gather_sum_backward(g, logits, x, out, lse, source, ptr, target, *rest):  # type: ignore
+    """dlogits, dx."""
+    run = body_function(rest[-1], "softmax_gather_sum_backward")
+    return run(*contiguous(g, logits, x, out, lse), source, ptr, target, *rest[:3])
+
+
+@softmax_gather_sum.register_fake
+def _(logits, x, source, ptr, *rest):  # type: ignore
+    shape = ptr.shape[0] - 1, x.shape[1]
+    return x.new_empty(shape), x.new_empty(shape)
+
+
+@softmax_gather_sum_backward.register_fake
+def _(g, logits, x, *rest):  # type: ignore
+    return logits.new_empty(logits.shape), x.new_empty(x.shape)
+
+
+def _softmax_definition(tensors: Sequence[Tensor], graph: Sequence[Tensor], options: Sequence[Any]) -> Tensor:
+    return ref.softmax_gather_sum(*tensors, graph[0], graph[2])  # pyright: ignore[reportCallIssue]
+
+
+_register("softmax_gather_sum", 2, _softmax_definition, softmax_gather_sum_backward, softmax_gather_sum, 1, keeps=1)
