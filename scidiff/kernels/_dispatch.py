@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import functional as F
 
+from scidiff.kernels.full import FullGraph
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
 
 __all__ = ["BACKENDS", "Call", "operation", "report", "transforms_active", "use_backend"]
@@ -32,7 +33,7 @@ _GPU = ("triton", "torch")
 _CPU: dict[str, tuple[str, ...]] = {
     "gather_multiply_sum": ("numba", "chunked", "torch"),
     "weighted_sum": ("numba", "chunked", "torch"),
-    "edge_dot": ("numba", "torch"),
+    "edge_dot": ("numba", "chunked", "torch"),
     "cfconv": ("numba", "torch"),
     "painn_message": ("numba", "torch"),
     "edge_mlp": ("chunked", "torch"),
@@ -202,6 +203,8 @@ def _choose(op: str, device: str, graph: NeighborList, asked: str, refusal: str)
     skipped = []
     for body in _CPU[op] if device == "cpu" else _GPU:
         reason = "" if body == "torch" else refusal or _obstacle(op, device, graph, body)
+        if body == "dense" and not reason:
+            reason = _wasteful(graph)
         if not reason:
             return _note(op, device, body, "; ".join(skipped) or "first choice")
         skipped.append(f"{body}: {reason}")
@@ -224,7 +227,7 @@ def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
     if body not in _CPU[op]:
         return f"this operation has the bodies {', '.join(_CPU[op])} and triton"
     if body == "dense":
-        return _no_dense(graph)
+        return "" if isinstance(graph, FullGraph) else "it needs a full_graph, where each pair has one edge"
     if device != "cpu":
         return f"it runs on the CPU, and the tensors are on {device}"
     if graph.is_padded:
@@ -245,14 +248,12 @@ def _no_triton(device: str, body: str) -> str:
     return ""
 
 
-def _no_dense(graph: NeighborList) -> str:
-    """Dense matrices pay if padding wastes less than half: G n_max^2 <= 1.5 E."""
-    cells = graph.num_graphs * graph.max_nodes**2
-    if graph.is_padded:
-        return "lists of fixed size run through the torch definition"
-    if cells > 1.5 * graph.num_edges + 64 * graph.num_graphs:
-        return f"matrices over graphs would have {cells} cells for {graph.num_edges} edges"
-    return ""
+def _wasteful(graph: NeighborList) -> str:
+    """Dense matrices pay if padding to the largest graph wastes less than half."""
+    pairs = graph.num_graphs * graph.max_nodes**2
+    if pairs <= 1.5 * (graph.num_edges + graph.num_nodes):
+        return ""
+    return f"padding to the largest graph would make {pairs} pairs of {graph.num_edges}"
 
 
 @functools.cache

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["edge_product", "gms"]
+from scidiff.kernels.edge_chunks import edge_mlp, edge_mlp_backward
+
+__all__ = ["edge_dot", "edge_mlp", "edge_mlp_backward", "edge_product", "gms", "weighted_sum"]
 
 _CHUNK_BYTES = 1 << 18
 
@@ -29,3 +32,35 @@ def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None =
 def edge_product(g: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """g_target x_source."""
     return g.index_select(0, target).mul_(x.index_select(0, source))
+
+
+def weighted_sum(x: Tensor, a: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None = None) -> Tensor:
+    """sum_e a_eh x_source,h by the library's embedding bags, one bag for each target and block of channels."""
+    heads = a.shape[1]
+    a = a if edge is None else a.index_select(0, edge)
+    if heads == 1:
+        return F.embedding_bag(
+            source, x, ptr.to(source.dtype), mode="sum", per_sample_weights=a[:, 0], include_last_offset=True
+        )
+    blocks = [
+        F.embedding_bag(
+            source,
+            x[:, block].contiguous(),
+            ptr.to(source.dtype),
+            mode="sum",
+            per_sample_weights=a[:, h].contiguous(),
+            include_last_offset=True,
+        )
+        for h, block in enumerate(_blocks(x.shape[1], heads))
+    ]
+    return torch.cat(blocks, dim=1)
+
+
+def edge_dot(a: Tensor, b: Tensor, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """a_target . b_source in blocks of channels."""
+    return edge_product(a, b, source, target).unflatten(1, (heads, -1)).sum(2)
+
+
+def _blocks(width: int, heads: int) -> list[slice]:
+    step = width // heads
+    return [slice(h * step, (h + 1) * step) for h in range(heads)]

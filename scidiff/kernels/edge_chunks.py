@@ -1,7 +1,7 @@
 r"""Edge networks in pieces that stay in the cache: forward, and a written backward that computes everything again.
 
-Nothing of size E x F lives longer than a piece, but for messages that are asked for. Pieces end where rows end (a row of
-very many edges is a piece of its own), so each row is summed at once.
+Nothing of size E x F lives longer than a piece, but for messages that are asked for. Pieces end where rows end (a
+row of very many edges is a piece of its own), so each row is summed at once.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from scidiff.kernels import ref
 from scidiff.kernels.basis import restore
 from scidiff.kernels.ops import GRAPH, body_function, contiguous
 
-__all__ = ["cfconv", "painn", "softmax_gather_sum"]
+__all__ = ["cfconv", "edge_mlp", "painn", "ponita", "softmax_gather_sum"]
 
 _RADIAL = "str basis, float[] constants, str cutoff, float[] cutoff_constants, str body"
 
@@ -40,7 +40,6 @@ def differentiated(
 
 
 def _register(
-    name: str,
     num_tensors: int,
     definition: Callable[..., Any],
     backward: Callable[..., Any],
@@ -121,7 +120,7 @@ def _cfconv_definition(tensors: Sequence[Tensor], graph: Sequence[Tensor], optio
     return ref.cfconv(*tensors, graph[0], graph[2], *_radial(tensors[2], options))  # pyright: ignore[reportCallIssue]
 
 
-_register("cfconv", 4, _cfconv_definition, cfconv_backward, cfconv, 5)
+_register(4, _cfconv_definition, cfconv_backward, cfconv, 5)
 
 # -- PaiNN -------------------------------------------------------------------------------------------------------------
 
@@ -167,7 +166,7 @@ def _painn_definition(
     return ref.painn_message(*tensors, graph[0], graph[2], *pair)  # pyright: ignore[reportCallIssue]
 
 
-_register("painn", 6, _painn_definition, painn_backward, painn, 5)
+_register(6, _painn_definition, painn_backward, painn, 5)
 
 # -- channel-wise softmax ----------------------------------------------------------------------------------------------
 
@@ -208,4 +207,117 @@ def _softmax_definition(tensors: Sequence[Tensor], graph: Sequence[Tensor], opti
     return ref.softmax_gather_sum(*tensors, graph[0], graph[2])  # pyright: ignore[reportCallIssue]
 
 
-_register("softmax_gather_sum", 2, _softmax_definition, softmax_gather_sum_backward, softmax_gather_sum, 1, keeps=1)
+_register(2, _softmax_definition, softmax_gather_sum_backward, softmax_gather_sum, 1, keeps=1)
+
+# -- edge networks -----------------------------------------------------------------------------------------------------
+
+_MLP = (
+    "Tensor a, Tensor b, Tensor d2, Tensor wd, Tensor? e, Tensor? We, Tensor W2, Tensor b2, Tensor? gate_w, "
+    "Tensor? gate_b, Tensor? W3, Tensor? b3, Tensor? w4, Tensor? vec"
+)
+_MLP_OPTIONS = "str act, float? coord_range, bool return_messages, str body"
+
+
+def _coord(tensors: Sequence[Tensor | None]) -> list[Tensor]:
+    return [t for t in tensors if t is not None]
+
+
+@torch.library.custom_op(
+    "scidiff::edge_mlp", mutates_args=(), schema=f"({_MLP}, {GRAPH}, {_MLP_OPTIONS}) -> (Tensor, Tensor, Tensor)"
+)
+def edge_mlp(*args):  # type: ignore
+    """h (N, F2), dx (N, 3) or (0, 3), m (E, F2) or (0, F2)."""
+    tensors = [None if t is None else t.contiguous() for t in args[:14]]
+    (source, ptr, target), (*options, body) = args[14:17], args[20:]
+    run = body_function(body, "edge_mlp")
+    h, dx, m = run(*tensors[:10], _coord(tensors[10:13]), tensors[13], source, ptr, target, *options)
+    return h, h.new_empty(0, 3) if dx is None else dx, h.new_empty(0, h.shape[1]) if m is None else m
+
+
+@torch.library.custom_op(
+    "scidiff::edge_mlp_backward",
+    mutates_args=(),
+    schema=f"(Tensor gh, Tensor gx, Tensor gm, {_MLP}, {GRAPH}, {_MLP_OPTIONS}) -> ({', '.join(['Tensor'] * 14)})",
+)
+def edge_mlp_backward(gh, gx, gm, *args):  # type: ignore
+    """Gradients of the fourteen tensors, empty where the tensor is absent."""
+    tensors, graph, options = args[:14], args[14:20], args[20:]
+    tensors = [None if t is None else t.contiguous() for t in tensors]
+    gh, gx, gm = contiguous(gh, gx, gm)
+    act, coord_range, return_messages, body = options
+    coord = _coord(tensors[10:13])
+    grads = body_function(body, "edge_mlp_backward")(
+        *(gh, gx if coord else None, gm if return_messages else None),
+        *(*tensors[:10], coord, tensors[13], *graph, act, coord_range),
+    )
+    dcoord = [None] * (3 - len(coord)) + list(grads[10])
+    found = *grads[:10], *dcoord, grads[11]
+    return tuple(gh.new_empty(0) if d is None else d for d in found)
+
+
+@edge_mlp.register_fake
+def _(*args):  # type: ignore
+    W2, w4, source, ptr = args[6], args[12], args[14], args[15]
+    num_nodes, width = ptr.shape[0] - 1, W2.shape[1]
+    h = W2.new_empty((num_nodes, width))
+    dx = W2.new_empty((0 if w4 is None else num_nodes, 3))
+    return h, dx, W2.new_empty((source.shape[0] if args[22] else 0, width))
+
+
+@edge_mlp_backward.register_fake
+def _(gh, gx, gm, *args):  # type: ignore
+    return tuple(gh.new_empty(0 if t is None else t.shape) for t in args[:14])
+
+
+def _mlp_definition(
+    tensors: Sequence[Any], graph: Sequence[Tensor], options: Sequence[Any]
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    a, b, d2, wd, e, We, W2, b2, gate_w, gate_b, *coord, vec = tensors
+    gate = None if gate_w is None else (gate_w, gate_b)
+    act, coord_range, return_messages, _ = options
+    head = tuple(_coord(coord)) or None
+    radial = d2, wd, e, We, W2, b2
+    h, dx, m = ref.edge_mlp(a, b, graph[0], graph[2], *radial, gate, head, vec, act, coord_range)
+    return h, dx, m if return_messages else None
+
+
+_register(14, _mlp_definition, edge_mlp_backward, edge_mlp, 4)
+
+# -- PONITA ------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    "scidiff::ponita",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor basis, Tensor W, {GRAPH}, str body) -> Tensor",
+)
+def ponita(x, basis, W, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
+    """sum_e (basis_e W) x_source."""
+    return body_function(body, "ponita")(*contiguous(x, basis, W), source, ptr, target)
+
+
+@torch.library.custom_op(
+    "scidiff::ponita_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, Tensor x, Tensor basis, Tensor W, {GRAPH}, str body) -> (Tensor, Tensor, Tensor)",
+)
+def ponita_backward(g, x, basis, W, *rest):  # type: ignore
+    """dx, dbasis, dW."""
+    return body_function(rest[-1], "ponita_backward")(*contiguous(g, x, basis, W), *rest[:6])
+
+
+@ponita.register_fake
+def _(x, basis, W, source, ptr, *rest):  # type: ignore
+    return x.new_empty((ptr.shape[0] - 1, *x.shape[1:]))
+
+
+@ponita_backward.register_fake
+def _(g, x, basis, W, *rest):  # type: ignore
+    return tuple(t.new_empty(t.shape) for t in (x, basis, W))
+
+
+def _ponita_definition(tensors: Sequence[Tensor], graph: Sequence[Tensor], options: Sequence[Any]) -> Tensor:
+    return ref.ponita_spatial(*tensors, graph[0], graph[2])  # pyright: ignore[reportCallIssue]
+
+
+_register(3, _ponita_definition, ponita_backward, ponita, 1)

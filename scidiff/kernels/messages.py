@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from scidiff.kernels import fused, ref
+from scidiff.kernels import dense, fused, ref
 from scidiff.kernels._dispatch import Call, operation
 from scidiff.kernels.basis import RadialPair, fusible
 from scidiff.kernels.graph import NeighborList
@@ -185,23 +185,19 @@ def edge_mlp(
     _check_edge_mlp(e, We, coord, vec, act, (norm, norm if coord_norm is None else coord_norm))
     coords = () if coord is None else (coord,) if isinstance(coord, Tensor) else tuple(coord)
     call = Call("edge_mlp", g, a.shape[0], (a, b, d2, wd, e, We, W2, b2, *(gate or ()), *coords, vec), backend)
-    h, dx, m = ref.edge_mlp(
-        call.node(a),
-        call.node(b),
-        call.source,
-        call.target,
-        call.edge(d2),
-        call.weight(wd),
-        None if e is None else call.edge(e),
-        None if We is None else call.weight(We),
-        call.weight(W2),
-        call.weight(b2),
-        None if gate is None else (call.weight(gate[0]), call.weight(gate[1])),
-        tuple(call.weight(c) for c in coords) or None,
-        None if vec is None else call.edge(vec),
-        act,
-        coord_range,
-    )
+    first = call.node(a), call.node(b), call.edge(d2), call.weight(wd)
+    edges = _maybe(call.edge, e), _maybe(call.weight, We)
+    layer, gates = (call.weight(W2), call.weight(b2)), [call.weight(w) for w in gate or ()]
+    heads, vectors = [call.weight(c) for c in coords], _maybe(call.edge, vec)
+    if call.body == "torch":
+        nodes, radial = (*first[:2], call.source, call.target), first[2:]
+        pair = (gates[0], gates[1]) if gates else None
+        h, dx, m = ref.edge_mlp(*nodes, *radial, *edges, *layer, pair, tuple(heads) or None, vectors, act, coord_range)
+    else:
+        slots = [None] * (3 - len(heads)) + heads
+        tensors = (*first, *edges, *layer, *(gates or (None, None)), *slots, vectors if heads else None)
+        h, dx, m = fused.edge_mlp(*tensors, *call.arrays(), act, coord_range, return_messages, call.body)
+        dx = dx if heads else None
     h = _normalised(call, call.node_result(h, a), norm)
     if dx is not None:
         dx = _normalised(
@@ -260,15 +256,12 @@ def neighbor_attention(
     References: Vaswani et al. 2017, "Attention Is All You Need", eq. 1.
     """
     call = Call("neighbor_attention", g, q.shape[0], (q, k, v, bias, v_vec), backend)
-    out, vec = ref.neighbor_attention(
-        call.node(q),
-        call.node(k),
-        call.node(v),
-        call.source,
-        call.target,
-        None if bias is None else call.edge(bias),
-        None if v_vec is None else call.node(v_vec),
-    )
+    features, vectors = (call.node(q), call.node(k), call.node(v)), _maybe(call.node, v_vec)
+    biases = _maybe(call.edge, bias)
+    if call.body == "dense":
+        out, vec = dense.neighbor_attention(*features, call.graph, biases, vectors)
+    else:
+        out, vec = ref.neighbor_attention(*features, call.source, call.target, biases, vectors)
     return call.node_result(out, v), None if vec is None or v_vec is None else call.node_result(vec, v_vec)
 
 
@@ -308,8 +301,11 @@ def ponita_conv(
     if mlp is not None:
         basis = mlp(basis)
     call = Call("ponita_conv", g, x.shape[0], (x, basis, W, fiber, bias), backend)
-    args = (call.node(x), call.edge(basis), call.weight(W), call.weight(fiber), call.source, call.target)
-    return call.node_result(ref.ponita_conv(*args, None if bias is None else call.weight(bias)), x)
+    args, kernels = (call.node(x), call.edge(basis), call.weight(W)), (call.weight(fiber), _maybe(call.weight, bias))
+    if call.body == "torch":
+        return call.node_result(ref.ponita_conv(*args, kernels[0], call.source, call.target, kernels[1]), x)
+    y = fused.ponita(*args, *call.arrays(), call.body)
+    return call.node_result(ref.fiber_conv(y, *kernels), x)
 
 
 @operation
@@ -335,6 +331,10 @@ def tensor_product_scatter(
 
 def _not_fusible(basis: Function, cutoff: Function | None) -> str:
     return "" if fusible(basis, cutoff) else "the basis or cutoff is not one of scidiff.kernels.basis"
+
+
+def _maybe(convert: Callable[[Tensor], Tensor], x: Tensor | None) -> Tensor | None:
+    return None if x is None else convert(x)
 
 
 def _normalised(call: Call, x: Tensor, norm: str | float) -> Tensor:

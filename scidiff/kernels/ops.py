@@ -47,7 +47,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["GRAPH", "body_function", "edge_product", "gms"]
+__all__ = ["GRAPH", "body_function", "contiguous", "edge_dot", "edge_product", "gms", "weighted_sum"]
 
 _MODULES = {
     "gms": "gms",
@@ -125,6 +125,38 @@ def _(g, x, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
     return x.new_empty((source.shape[0], x.shape[1]))
 
 
+@torch.library.custom_op(
+    "scidiff::weighted_sum",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor a, {GRAPH}, bool transposed, str body) -> Tensor",
+)
+def weighted_sum(x, a, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # type: ignore
+    """sum_{e -> i} a_eh x_source,h, or with ``transposed`` the same over the edges that leave a node."""
+    run = body_function(body, "weighted_sum")
+    x, a = contiguous(x, a)
+    return run(x, a, t_target, t_ptr, t_edge) if transposed else run(x, a, source, ptr)
+
+
+@weighted_sum.register_fake
+def _(x, a, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # type: ignore
+    return x.new_empty((ptr.shape[0] - 1, x.shape[1]))
+
+
+@torch.library.custom_op(
+    "scidiff::edge_dot",
+    mutates_args=(),
+    schema=f"(Tensor a, Tensor b, {GRAPH}, SymInt heads, str body) -> Tensor",
+)
+def edge_dot(a, b, source, ptr, target, t_ptr, t_target, t_edge, heads, body):  # type: ignore
+    """a_target . b_source in ``heads`` blocks of channels."""
+    return body_function(body, "edge_dot")(*contiguous(a, b), source, target, heads)
+
+
+@edge_dot.register_fake
+def _(a, b, source, ptr, target, t_ptr, t_target, t_edge, heads, body):  # type: ignore
+    return a.new_empty((source.shape[0], heads))
+
+
 def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:8])
     ctx.options = inputs[8:]
@@ -151,3 +183,26 @@ def _edge_product_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
 
 gms.register_autograd(_gms_backward, setup_context=_save_pair)
 edge_product.register_autograd(_edge_product_backward, setup_context=_save_pair)
+
+
+def _weighted_sum_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, a, *graph = ctx.saved_tensors
+    transposed, body = ctx.options
+    need_x, need_a = ctx.needs_input_grad[:2]
+    ends = (x, g) if transposed else (g, x)
+    dx = weighted_sum(g, a, *graph, not transposed, body) if need_x else None
+    da = edge_dot(*ends, *graph, a.shape[1], body) if need_a else None
+    return dx, da, *[None] * 8
+
+
+def _edge_dot_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
+    a, b, *graph = ctx.saved_tensors
+    _, body = ctx.options
+    need_a, need_b = ctx.needs_input_grad[:2]
+    da = weighted_sum(b, u, *graph, False, body) if need_a else None
+    db = weighted_sum(a, u, *graph, True, body) if need_b else None
+    return da, db, *[None] * 8
+
+
+weighted_sum.register_autograd(_weighted_sum_backward, setup_context=_save_pair)
+edge_dot.register_autograd(_edge_dot_backward, setup_context=_save_pair)

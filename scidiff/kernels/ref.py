@@ -18,10 +18,12 @@ __all__ = [
     "edge_dot",
     "edge_mlp",
     "edge_product",
+    "fiber_conv",
     "gather_multiply_sum",
     "neighbor_attention",
     "painn_message",
     "ponita_conv",
+    "ponita_spatial",
     "segment_max",
     "segment_mean",
     "segment_softmax",
@@ -188,8 +190,17 @@ def ponita_conv(
     x: Tensor, basis: Tensor, W: Tensor, fiber: Tensor, source: Tensor, target: Tensor, bias: Tensor | None = None
 ) -> Tensor:
     """y_ioc = sum_j (basis W)_eoc x_joc; z_ipc = (1/O) sum_o fiber_opc y_ioc + bias_c."""
-    y = segment_sum(x.index_select(0, source) * (basis @ W), target, x.shape[0])
-    z = torch.einsum("noc,opc->npc", y, fiber) / x.shape[1]
+    return fiber_conv(ponita_spatial(x, basis, W, source, target), fiber, bias)
+
+
+def ponita_spatial(x: Tensor, basis: Tensor, W: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """y_ioc = sum_j (basis W)_eoc x_joc."""
+    return segment_sum(x.index_select(0, source) * (basis @ W), target, x.shape[0])
+
+
+def fiber_conv(y: Tensor, fiber: Tensor, bias: Tensor | None) -> Tensor:
+    """z_ipc = (1/O) sum_o fiber_opc y_ioc + bias_c."""
+    z = torch.einsum("noc,opc->npc", y, fiber) / y.shape[1]
     return z if bias is None else z + bias
 
 

@@ -96,7 +96,11 @@ def weighted_sum(x: Tensor, a: Tensor, g: NeighborList | Tensor, *, backend: str
         Node features (N, F).
     """
     call = Call("weighted_sum", g, x.shape[0], (x, a), backend)
-    return call.node_result(ref.weighted_sum(call.node(x), call.edge(a), call.source, call.target), x)
+    features = call.node(x), call.edge(a)
+    if call.body == "torch":
+        return call.node_result(ref.weighted_sum(*features, call.source, call.target), x)
+    features = features[0], features[1].reshape(a.shape[0], -1)
+    return call.node_result(ops.weighted_sum(*features, *call.arrays(), False, call.body), x)
 
 
 @operation
@@ -116,4 +120,8 @@ def edge_dot(
         (E,), or (E, H) with ``heads``.
     """
     call = Call("edge_dot", g, a.shape[0], (a, b), backend)
-    return call.edge_result(ref.edge_dot(call.node(a), call.node(b), call.source, call.target, heads), a)
+    features = call.node(a), call.node(b)
+    if call.body == "torch":
+        return call.edge_result(ref.edge_dot(*features, call.source, call.target, heads), a)
+    out = ops.edge_dot(*features, *call.arrays(), 1 if heads is None else heads, call.body)
+    return call.edge_result(out[:, 0] if heads is None else out, a)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, thread_count
 
-__all__ = ["edge_product", "gms"]
+__all__ = ["edge_dot", "edge_product", "gms", "weighted_sum"]
 
 _BLOCKS_PER_THREAD = 4
 
@@ -51,6 +51,25 @@ def edge_product(g: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor
         target.numpy(),
         out.numpy(),
     )
+    return out
+
+
+def weighted_sum(x: Tensor, a: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None = None) -> Tensor:
+    """sum_e a_eh x_source,h; with ``edge``, a of edge ``edge[e]``."""
+    out = torch.empty(ptr.shape[0] - 1, x.shape[1], dtype=x.dtype)
+    if edge is not None:
+        a = a.index_select(0, edge)
+    work = float(source.shape[0] * x.shape[1])
+    arrays = tuple(t.numpy() for t in (x, a, source, ptr, out))
+    launch(_weighted_all, _weighted_parallel, work, *arrays, bounds(arrays[3], work))
+    return out
+
+
+def edge_dot(a: Tensor, b: Tensor, source: Tensor, target: Tensor, heads: int) -> Tensor:
+    """a_target . b_source in blocks of channels."""
+    out = torch.empty(source.shape[0], heads, dtype=a.dtype)
+    work = float(source.shape[0] * a.shape[1])
+    launch(_dot_all, _dot_parallel, work, *(t.numpy() for t in (a, b, source, target, out)))
     return out
 
 
@@ -124,3 +143,54 @@ def _product_parallel(g, x, source, target, out):  # type: ignore
     blocks = (count + 1023) // 1024
     for b in prange(blocks):
         _product_rows(g, x, source, target, out, b * 1024, min(b * 1024 + 1024, count))
+
+
+@compiled(fastmath=SUMS)
+def _weighted_rows(x, a, source, ptr, out, first, last):  # type: ignore
+    heads = a.shape[1]
+    size = x.shape[1] // heads
+    for i in range(first, last):
+        total = out[i]
+        total[:] = 0
+        for e in range(ptr[i], ptr[i + 1]):
+            features = x[source[e]]
+            for h in range(heads):
+                weight, start = a[e, h], h * size
+                for f in range(start, start + size):
+                    total[f] += weight * features[f]
+
+
+@compiled(fastmath=SUMS)
+def _weighted_all(x, a, source, ptr, out, bounds):  # type: ignore
+    _weighted_rows(x, a, source, ptr, out, 0, ptr.shape[0] - 1)
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _weighted_parallel(x, a, source, ptr, out, bounds):  # type: ignore
+    for b in prange(bounds.shape[0] - 1):
+        _weighted_rows(x, a, source, ptr, out, bounds[b], bounds[b + 1])
+
+
+@compiled(fastmath=SUMS)
+def _dot_rows(a, b, source, target, out, first, last):  # type: ignore
+    heads = out.shape[1]
+    size = a.shape[1] // heads
+    for e in range(first, last):
+        left, right = a[target[e]], b[source[e]]
+        for h in range(heads):
+            total = left[h * size] * 0
+            for f in range(h * size, (h + 1) * size):
+                total += left[f] * right[f]
+            out[e, h] = total
+
+
+@compiled(fastmath=SUMS)
+def _dot_all(a, b, source, target, out):  # type: ignore
+    _dot_rows(a, b, source, target, out, 0, source.shape[0])
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _dot_parallel(a, b, source, target, out):  # type: ignore
+    count = source.shape[0]
+    for p in prange((count + 1023) // 1024):
+        _dot_rows(a, b, source, target, out, p * 1024, min(p * 1024 + 1024, count))
