@@ -1,0 +1,1 @@
+"""Trajectory data: simulators and Lightning data modules."""
