@@ -7,7 +7,9 @@ import pytest
 import torch
 from scipy.linalg import expm
 
-from trajectories.data.simulators import DT, SYSTEMS, evolve, simulate, total_energy
+from scidiff.random import seed_table
+from trajectories.data.simulators import DT, evolve, simulate, total_energy
+from trajectories.data.systems import SYSTEMS, Streams, _reflected
 
 F64 = torch.float64
 DEFAULTS = {"charged": 5, "spring": 5, "gravity": 10, "lj": 13, "double_well": 4}
@@ -170,6 +172,10 @@ def test_statistics(kind):
         assert float(std) == pytest.approx(recorded, abs=3 * float(error) + 5e-4)
 
 
+def streams(kind):
+    return Streams(seed_table(0, 50), kind)
+
+
 def test_initial_states():
     """Charges and springs with probability 1/2, speeds of 0.5, no motion of gravity's centre; one frame later."""
     charged, spring = simulate("charged", 400, num_frames=1), simulate("spring", 400, num_frames=1)
@@ -183,9 +189,9 @@ def test_initial_states():
     assert float(edges.sum() / (400 * 20)) == pytest.approx(0.5, abs=4 * 0.5 / 4000**0.5)
     assert float(spring.h.abs().max()) == 0
     for kind in ("charged", "spring"):
-        state = SYSTEMS[kind].draw(torch.arange(100).view(50, 2), 5)
+        state = SYSTEMS[kind].draw(streams(kind), 5)
         torch.testing.assert_close(state.v.square().sum(0), torch.full((5, 50), 0.25, dtype=F64))
-    wide = SYSTEMS["charged"].draw(torch.arange(100).view(50, 2), 40)  # std 2: walls at 2.5 standard deviations
+    wide = SYSTEMS["charged"].draw(streams("charged"), 40)  # std 2: walls at 2.5 standard deviations
     assert 4.5 < float(wide.x.abs().max()) <= 5
     gravity = simulate("gravity", 10, num_frames=1, dtype=F64)
     assert float(gravity.vel.mean(1).abs().max()) < 1e-14
@@ -194,8 +200,6 @@ def test_initial_states():
 
 
 def test_initial_states_are_reflected_at_the_walls():
-    from trajectories.data.simulators import _reflected
-
     x, v = torch.tensor([5.5, -6.0, 4.0, 5.5]), torch.tensor([0.3, -0.2, -0.1, -0.3])
     mirrored, turned = _reflected(x, v)
     torch.testing.assert_close(mirrored, torch.tensor([4.5, -4.0, 4.0, 4.5]))
