@@ -83,6 +83,11 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "scidiff.nn.s4d.S4D": _make("scidiff.nn.s4d.S4D", 4, 6, init="legs"),
     "scidiff.nn.egnn.EGNN": _make("scidiff.nn.egnn.EGNN", 3, hidden=8, attention=True),
     "scidiff.nn.eqgat.EQGAT": _make("scidiff.nn.eqgat.EQGAT", 3, hidden=8, cross_product=True),
+    "scidiff.nn.e3nn_conv.E3NNConv": _make(
+        "scidiff.nn.e3nn_conv.E3NNConv", 3, hidden=4, num_layers=1, vector_channels=1
+    ),
+    "scidiff.nn.ponita.PONITA": _make("scidiff.nn.ponita.PONITA", 3, hidden=8, num_orientations=6),
+    "scidiff.nn.torchmd_et.TorchMDET": _make("scidiff.nn.torchmd_et.TorchMDET", 3, hidden=8, cutoff=2.0),
     "scidiff.nn.painn.PaiNN": _make("scidiff.nn.painn.PaiNN", 3, hidden=8, cutoff=2.0),
     "scidiff.noise.Compose": _make("scidiff.noise.Compose", [_make("scidiff.noise.ZeroMean")]),
     "scidiff.oracles.DeltaOracle": _make("scidiff.oracles.DeltaOracle", [[0.0, 1.0], [2.0, 3.0]]),

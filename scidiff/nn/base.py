@@ -39,8 +39,8 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
     subclass writes `message_passing`, for flat nodes, and sets ``symmetry`` and ``dims``.
 
     Attributes:
-        symmetry: ``"E(3)"``, ``"SE(3)"`` (mirror images are told apart) or ``"SE(3) approximate"``; outputs ignore
-            translations in any case.
+        symmetry: ``"E(3)"``, ``"SE(3)"`` (mirror images are told apart), or one of them and ``" approximate"``; outputs
+            ignore translations in any case.
         dims: Numbers of spatial dimensions D that the network takes; None for any.
 
     Args:

@@ -14,6 +14,9 @@ NETWORKS = {
     "egnn": "scidiff.nn.egnn.EGNN",
     "eqgat": "scidiff.nn.eqgat.EQGAT",
     "painn": "scidiff.nn.painn.PaiNN",
+    "ponita": "scidiff.nn.ponita.PONITA",
+    "torchmd_et": "scidiff.nn.torchmd_et.TorchMDET",
+    "e3nn": "scidiff.nn.e3nn_conv.E3NNConv",
 }
 """Class path by name; a class is imported when it is first asked for."""
 

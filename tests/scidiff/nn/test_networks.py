@@ -45,13 +45,13 @@ def test_equivariance(case, dtype):
 
     options = {"kinds": ("point", "vector"), "out": ("scalar", "vector"), "tolerance": TOLERANCE.get(case)}
     inputs = (x.pos, x.v)
-    assert_equivariant(fn, inputs, reflect=symmetry == "E(3)", **options)
-    if symmetry != "E(3)":
+    assert_equivariant(fn, inputs, reflect=symmetry.startswith("E(3)"), **options)
+    if not symmetry.startswith("E(3)"):
         with pytest.raises(AssertionError, match="reflection"):
             assert_equivariant(fn, inputs, **options)
 
 
-@every_network
+@pytest.mark.parametrize("case", sorted(set(CASES) - set(TOLERANCE)))
 def test_broken_symmetry_is_noticed(case):
     net, x = network(case), batch_of([6, 4])
 
@@ -61,9 +61,7 @@ def test_broken_symmetry_is_noticed(case):
         return out[0] + 1e-3 * pos[..., :1], out[1]
 
     with pytest.raises(AssertionError, match="output 0"):
-        assert_equivariant(
-            fn, (x.pos, x.v), kinds=("point", "vector"), out=("scalar", "vector"), tolerance=TOLERANCE.get(case)
-        )
+        assert_equivariant(fn, (x.pos, x.v), kinds=("point", "vector"), out=("scalar", "vector"))
 
 
 @every_network
@@ -329,7 +327,7 @@ def test_default_sizes(name):
     assert isinstance(out, NodeOutput)
     assert out.h.shape == (2, 5, 7)
     assert out.v.shape == (2, 5, 1, 3)
-    assert net.symmetry in ("E(3)", "SE(3)", "SE(3) approximate")
+    assert net.symmetry in ("E(3)", "SE(3)", "E(3) approximate", "SE(3) approximate")
 
 
 def test_unknown_names_and_options():
