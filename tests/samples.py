@@ -65,6 +65,8 @@ _SPEC = _make(
 _MOLECULE_PROCESS = _make("molecules.diffusion.flow_process", _SPEC)
 _MOLECULE_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _MOLECULE_PROCESS)
 
+_EGNN = _make("scidiff.nn.egnn.EGNN", 2, hidden=8, num_layers=1, edge_channels=1, vector_channels=1)
+
 SAMPLES: dict[str, Callable[[], Any]] = {
     "graphs.data.datamodule.GraphDataModule": _make("graphs.data.datamodule.GraphDataModule", "some.npz"),
     "graphs.data.spec.GraphSpec": _make(
@@ -97,6 +99,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "scidiff.process.Process": _PROCESS,
     "scidiff.targets.StableTarget": _make("scidiff.targets.StableTarget", _PROCESS),
     "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
+    "trajectories.regression.PositionRegression": _make("trajectories.regression.PositionRegression", _EGNN),
 }
 
 # classes that inherit `Configurable` but live in memory only, with the reason

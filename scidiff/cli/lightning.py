@@ -27,7 +27,6 @@ from scidiff.cli.errors import UserError
 from scidiff.cli.options import check_outputs
 from scidiff.cli.output import note, pairs, write
 from scidiff.files import atomic_path
-from scidiff.training import DiffusionModule
 
 __all__ = ["DomainCLI", "build_cli", "run_lightning"]
 
@@ -88,7 +87,7 @@ def build_cli(domain: Domain, verb: str, arguments: list[str]) -> DomainCLI:
     """
     try:
         return DomainCLI(
-            DiffusionModule,
+            pl.LightningModule,
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,

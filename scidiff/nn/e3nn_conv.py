@@ -13,6 +13,8 @@ data-efficient and accurate interatomic potentials" (NequIP), eq. 4-7.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from e3nn import o3
 from e3nn.nn import Gate
@@ -89,10 +91,10 @@ class E3NNConv(EquivariantNetwork):
         self.envelope = None if cutoff is None else CosineCutoff(cutoff)
         self.degrees = list(range(lmax + 1))
         harmonics = o3.Irreps.spherical_harmonics(lmax)
-        inner = o3.Irreps([(hidden, (degree, (-1) ** degree)) for degree in self.degrees])
+        inner: Any = o3.Irreps([(hidden, (degree, (-1) ** degree)) for degree in self.degrees])
         start = o3.Irreps(f"{self.input_channels}x0e + {vector_channels}x1o").remove_zero_multiplicities()
-        self.embedding = o3.Linear(start, o3.Irreps(f"{hidden}x0e + {hidden if vector_channels else 0}x1o"))
-        present = self.embedding.irreps_out.remove_zero_multiplicities()
+        self.embedding: Any = o3.Linear(start, o3.Irreps(f"{hidden}x0e + {hidden if vector_channels else 0}x1o"))
+        present: Any = self.embedding.irreps_out.remove_zero_multiplicities()
         self.layers = nn.ModuleList()
         for _ in range(num_layers):
             self.layers.append(_Layer(present, harmonics, inner, num_basis + edge_channels, radial_hidden))
@@ -118,9 +120,7 @@ class E3NNConv(EquivariantNetwork):
 class _Layer(nn.Module):
     """Tensor product with the harmonics, sum over neighbours, mixing, self-connection, gate."""
 
-    def __init__(
-        self, start: o3.Irreps, harmonics: o3.Irreps, inner: o3.Irreps, num_inputs: int, radial_hidden: int
-    ) -> None:
+    def __init__(self, start: Any, harmonics: Any, inner: Any, num_inputs: int, radial_hidden: int) -> None:
         super().__init__()
         paths, between = [], []
         for i, (mul, left) in enumerate(start):
@@ -129,7 +129,7 @@ class _Layer(nn.Module):
                     if out in inner:
                         paths.append((i, j, len(between), "uvu", True))
                         between.append((mul, out))
-        self.product = o3.TensorProduct(
+        self.product: Any = o3.TensorProduct(
             start, harmonics, o3.Irreps(between), paths, shared_weights=False, internal_weights=False
         )
         self.radial = nn.Sequential(

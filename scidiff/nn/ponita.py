@@ -136,6 +136,7 @@ class PONITA(EquivariantNetwork):
         self._knows_calibrated: bool | None = None
         self.spatial_basis = _basis(2 if num_orientations else 1, edge_channels, width, functions)
         self.fiber_basis = _basis(1, 0, width, functions) if num_orientations else None
+        self._loop_inputs = _num_polynomials(2 if num_orientations else 1) + edge_channels
         self.envelope = None if cutoff is None else PolynomialCutoff(cutoff)
         self.embedding = nn.Linear(self.input_channels + vector_channels, hidden, bias=False)
         self.blocks = nn.ModuleList(
@@ -157,7 +158,7 @@ class PONITA(EquivariantNetwork):
         h, v = 0.0, 0.0
         for layer, (block, readout) in enumerate(zip(self.blocks, self.readouts)):
             f = block(f, spatial, loop, fiber, graphs.g)
-            scalars, others = readout(f).split([self.out_channels, readout.out_features - self.out_channels], -1)
+            scalars, others = readout(f).tensor_split([self.out_channels], -1)
             h = h + scalars.mean(1) / self.num_layers
             v = v + self._vectors(layer, f, others, spatial, graphs) / self.num_layers
         assert isinstance(h, Tensor)
@@ -189,7 +190,7 @@ class PONITA(EquivariantNetwork):
         spatial = self.spatial_basis(torch.cat([_polynomials(invariants), edges], -1))
         if self.envelope is not None:
             spatial = spatial * self.envelope(dist)[:, None, None]
-        loop = self.spatial_basis(vec.new_zeros(self.spatial_basis[0].in_features))
+        loop = self.spatial_basis(vec.new_zeros(self._loop_inputs))
         if self.fiber_basis is None:
             return spatial, loop, None
         return spatial, loop, self.fiber_basis(_polynomials((self.grid @ self.grid.T)[..., None]))
@@ -217,16 +218,19 @@ class PONITA(EquivariantNetwork):
     def _calibrate(self, f: Tensor, spatial: Tensor, loop: Tensor, fiber: Tensor | None, g: NeighborList) -> None:
         """Scale kernels by ratios of standard deviations, which are those of a pass before any scaling."""
         scales = []
+        convolutions = []
         for block in self.blocks:
+            assert isinstance(block, _Block)
+            convolutions.append(block.conv)
             scales.append(block.conv.spreads(f, spatial, loop, fiber, g))
             f = block(f, spatial, loop, fiber, g)
         spreads = torch.stack(scales)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(spreads)  # processes stay equal; the number of processes cancels
-        for block, (before, between, after) in zip(self.blocks, spreads):
-            block.conv.spatial.weight.mul_(before / between)
-            if block.conv.fiber is not None:
-                block.conv.fiber.weight.mul_(between / after)
+        for convolution, (before, between, after) in zip(convolutions, spreads):
+            convolution.spatial.weight.mul_(before / between)
+            if convolution.fiber is not None:
+                convolution.fiber.weight.mul_(between / after)
         self.is_calibrated.fill_(True)
         self._knows_calibrated = True
 
@@ -282,8 +286,12 @@ class _Convolution(nn.Module):
 
 def _basis(invariants: int, extra: int, width: int, functions: int) -> nn.Sequential:
     """MLP on all products of up to three invariants, and on further inputs."""
-    inputs = sum(invariants**power for power in (1, 2, 3)) + extra
+    inputs = _num_polynomials(invariants) + extra
     return nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, functions), nn.GELU())
+
+
+def _num_polynomials(invariants: int) -> int:
+    return invariants + invariants**2 + invariants**3
 
 
 def _polynomials(a: Tensor) -> Tensor:

@@ -83,8 +83,7 @@ class TemporalAttention(Configurable, nn.Module):
         self.scale = (num_heads / hidden) ** 0.5 if is_scaled else 1.0
         self.query, self.key, self.value = (_mlp(hidden, hidden) for _ in range(3))
         self.relative = nn.Linear(frame_channels, hidden)
-        self.step = _mlp(hidden, num_heads)
-        nn.init.xavier_uniform_(self.step[2].weight, gain=_COORDINATE_GAIN)
+        self.step = _mlp(hidden, num_heads, gain=_COORDINATE_GAIN)
         self.vectors = nn.Linear(vector_channels, vector_channels, bias=False) if vector_channels else None
 
     def forward(
@@ -165,5 +164,8 @@ def _pull(weight: Tensor, pos: Tensor, mask: Tensor | None) -> Tensor:
     return weight.sum(-1, keepdim=True) * pos - weight @ pos
 
 
-def _mlp(inputs: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inputs, inputs), nn.SiLU(), nn.Linear(inputs, outputs))
+def _mlp(inputs: int, outputs: int, gain: float | None = None) -> nn.Sequential:
+    last = nn.Linear(inputs, outputs)
+    if gain is not None:
+        nn.init.xavier_uniform_(last.weight, gain=gain)
+    return nn.Sequential(nn.Linear(inputs, inputs), nn.SiLU(), last)

@@ -168,9 +168,10 @@ class _TrainableExpNorm(nn.Module):
 
     def __init__(self, num_basis: int, cutoff: float) -> None:
         super().__init__()
-        self.alpha, first, beta = ExpNormBasis(num_basis, cutoff).constants
-        self.centres = nn.Parameter(torch.linspace(first, 1.0, num_basis))
-        self.widths = nn.Parameter(torch.full((num_basis,), beta))
+        start = ExpNormBasis(num_basis, cutoff)
+        self.alpha = start.alpha
+        self.centres = nn.Parameter(torch.linspace(start.first_centre, 1.0, num_basis))
+        self.widths = nn.Parameter(torch.full((num_basis,), start.beta))
 
     def forward(self, dist: Tensor) -> Tensor:
         exponent = -self.widths * (torch.exp(-self.alpha * dist)[:, None] - self.centres).square()

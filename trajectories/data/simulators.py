@@ -89,7 +89,7 @@ def simulate(
         raise ValueError(
             f"field has three components and observation_noise is not negative, got {field} and {observation_noise}."
         )
-    parts: list[Simulation] = []
+    parts: list[tuple[Tensor, ...]] = []
     for start in range(0, num_runs, chunk):
         runs = range(first_run + start, first_run + min(start + chunk, num_runs))
         streams = Streams(seed_table([(seed, run) for run in runs], len(runs)), kind)
@@ -98,8 +98,9 @@ def simulate(
         if observation_noise > 0:
             pos = pos + observation_noise * streams.normal("observation", num_frames, count, 3).transpose(1, 2)
         node, pair = state.node.T[..., None], state.pair.permute(2, 0, 1)[..., None]
-        parts.append(Simulation(pos.to(dtype), vel.to(dtype), node.to(dtype), pair.to(dtype)))
-    return Simulation(*(torch.cat([part[i] for part in parts]) for i in range(4)))
+        parts.append((pos.to(dtype), vel.to(dtype), node.to(dtype), pair.to(dtype)))
+    pos, vel, h, edge_attr = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Simulation(pos, vel, h, edge_attr)
 
 
 def evolve(
