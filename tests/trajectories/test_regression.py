@@ -121,6 +121,24 @@ def test_networks_beat_the_linear_baseline_within_seconds():
         assert error_of(model, data.part("test")) < min(linear.values()), name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["egnn", "ponita"])
+def test_networks_are_four_times_below_the_linear_baseline(name):
+    """Charged particles, 3,000 runs, frame 30 to 40; the bound is a quarter of the best linear error, on 2,000 runs."""
+    data = NBodyRegression(num_val=1)
+    linear = linear_baselines(data.part("train"), data.part("test"))
+    torch.manual_seed(0)
+    if name == "egnn":
+        model = module(egnn(hidden=32, num_layers=4), lr=2e-3, warmup_steps=50)
+        fit(model, data, 30)
+    else:
+        network = ponita(hidden=32, num_layers=3, num_orientations=8, layer_scale=None)
+        features = {"node_features": ("charge",), "edge_features": ()}
+        model = PositionRegression(network, **features, lr=5e-3, warmup_steps=50, augment=True)
+        fit(model, data, 30)
+    assert error_of(model, data.part("test")) < min(linear.values()) / 4
+
+
 def test_bad_arguments_are_explained():
     with pytest.raises(ValueError, match="unknown feature 'mass'"):
         PositionRegression(egnn(), node_features=("mass",))
