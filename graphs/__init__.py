@@ -11,13 +11,15 @@ from scidiff.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from graphs.data import GraphDataModule, GraphSet, GraphSpec
+    from graphs.graph_list import GraphList
 
 _HOMES = {
     "GraphDataModule": "graphs.data",
+    "GraphList": "graphs.graph_list",
     "GraphSet": "graphs.data",
     "GraphSpec": "graphs.data",
 }
 
-__all__ = ["GraphDataModule", "GraphSet", "GraphSpec"]
+__all__ = ["GraphDataModule", "GraphList", "GraphSet", "GraphSpec"]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -25,7 +25,7 @@ def as_graph_set(graphs: Any, **options: Any) -> GraphSet:
     """A `GraphSet` from anything that holds graphs.
 
     Args:
-        graphs: A `GraphSet`, one or several networkx graphs, PyG ``Data``, or a PyG ``Batch``.
+        graphs: A `GraphSet` or `GraphList`, one or several networkx graphs, PyG ``Data``, or a PyG ``Batch``.
         options: Those of `from_networkx`.
 
     Raises:
@@ -34,6 +34,8 @@ def as_graph_set(graphs: Any, **options: Any) -> GraphSet:
     """
     if isinstance(graphs, GraphSet):
         return graphs
+    if hasattr(graphs, "graph_set"):  # a `graphs.GraphList`
+        return graphs.graph_set
     if isinstance(graphs, nx.Graph):
         return from_networkx([graphs], **options)
     if hasattr(graphs, "to_data_list"):

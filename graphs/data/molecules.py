@@ -15,7 +15,7 @@ from rdkit import Chem, RDLogger
 from graphs.data.attributes import Attributes
 from graphs.data.graph_set import GraphSet
 
-__all__ = ["ORGANIC", "from_smiles", "kekulized"]
+__all__ = ["ORGANIC", "from_smiles", "kekulized", "quiet"]
 
 ORGANIC: tuple[str, ...] = ("C", "N", "O", "F", "P", "S", "Cl", "Br", "I")
 """Order of the atom classes; other elements follow by atomic number."""
@@ -72,7 +72,7 @@ def from_smiles(
 
 def kekulized(smiles: str) -> Chem.Mol | None:
     """Molecule of the canonical SMILES without stereo, kekulised; None if it cannot be read or has no heavy atom."""
-    with _Quiet():
+    with quiet():
         mol = Chem.MolFromSmiles(smiles.strip())
         if mol is None:
             return None
@@ -87,7 +87,7 @@ def kekulized(smiles: str) -> Chem.Mol | None:
     return mol if mol.GetNumAtoms() else None
 
 
-class _Quiet:
+class quiet:  # noqa: N801 - reads as a statement
     """Silences RDKit's parser, whose complaints become ours."""
 
     def __enter__(self) -> None:
