@@ -17,7 +17,7 @@ from scidiff.files import atomic_path
 if TYPE_CHECKING:
     import networkx as nx
 
-__all__ = ["SPLITS", "GraphSet"]
+__all__ = ["SPLITS", "GraphSet", "joined"]
 
 SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """Names of the split codes 0, 1, 2."""
@@ -263,6 +263,20 @@ class GraphSet(Sequence["nx.Graph"]):
                 f"edge {tuple(edges[k].tolist())} of graph {owner[k]} occurs more than once; each undirected edge "
                 "stands once. Is the graph a multigraph?"
             )
+
+
+def joined(parts: Sequence[GraphSet]) -> GraphSet:
+    """All graphs of sets with one vocabulary, one after the other.
+
+    Raises:
+        ValueError: If there is no set, or the vocabularies differ.
+    """
+    if not parts or any(part.attributes != parts[0].attributes for part in parts):
+        raise ValueError("expected at least one set, all with the same attributes.")
+    flat = [np.concatenate([getattr(part, name) for part in parts]) for name in ("sizes", "num_edges", "edges")]
+    columns = {name: [getattr(part, name) for part in parts] for name in (*_PARTS, "split")}
+    arrays = {name: None if any(v is None for v in rows) else np.concatenate(rows) for name, rows in columns.items()}
+    return GraphSet(*flat, **arrays, attributes=parts[0].attributes, meta=parts[0].meta)
 
 
 def _array(value: np.ndarray | None, dtype: Any) -> np.ndarray | None:

@@ -1,0 +1,291 @@
+"""Pictures of graphs: grids, statistics against a reference, the path of an adjacency matrix.
+
+Figures are built on their own canvas; matplotlib's global settings and its current figure are never touched.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from graphs.data.convert import as_graph_set
+from graphs.data.graph_set import GraphSet
+from graphs.descriptors import clustering_coefficients, eigenvalues
+from graphs.layout import num_components, stress_layout
+from graphs.orbits import orbits
+from scidiff.files import atomic_path
+
+__all__ = ["draw_grid", "draw_path", "grid_png", "plot_statistics"]
+
+_OURS, _THEIRS, _INK, _WARN = "#d1495b", "#9aa5b1", "#52606d", "#c0392b"
+_PALETTE = (
+    "#3d5a80",
+    "#e07a5f",
+    "#2a9d8f",
+    "#e9c46a",
+    "#8d6a9f",
+    "#577590",
+    "#bc4749",
+    "#6a994e",
+    "#b08968",
+    "#118ab2",
+)
+_SYMBOLS = {"N": "#3050f8", "O": "#e02020", "F": "#3a9d3a", "S": "#b8960c", "P": "#e07000", "Cl": "#1f8a1f"}
+_EDGE_STYLES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
+_DEGREE_MAP = "viridis"
+
+
+def draw_grid(
+    graphs: Any,
+    path: str | Path,
+    *,
+    max_graphs: int = 20,
+    columns: int = 5,
+    dpi: int = 130,
+    titles: Sequence[str] | None = None,
+) -> None:
+    """Draw the first graphs into one picture.
+
+    Nodes are coloured by their class (molecules: letters), or by degree without classes; edge classes have line styles,
+    bond orders parallel lines. The title says how many nodes and edges there are, and in red if a graph is in pieces.
+
+    Args:
+        graphs: Anything `graphs.data.as_graph_set` takes.
+        path: Output file (.png, .pdf or .svg).
+        max_graphs: How many at most.
+        columns: Graphs a row.
+        dpi: Pixels per inch.
+        titles: Titles instead of the counts.
+
+    Raises:
+        ValueError: If there is no graph.
+    """
+    figure = _grid(as_graph_set(graphs), max_graphs, columns, dpi, titles)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def grid_png(graphs: GraphSet, max_graphs: int = 10) -> bytes:
+    """The same as PNG bytes, for notebooks."""
+    stream = io.BytesIO()
+    _grid(graphs, max_graphs, 5, 90, None).savefig(stream, format="png")
+    return stream.getvalue()
+
+
+def plot_statistics(generated: Any, reference: Any, path: str | Path, *, dpi: int = 130) -> None:
+    """Sizes, edges, degrees, clustering, spectrum and orbits of two sets in one figure.
+
+    Args:
+        generated: Generated graphs.
+        reference: Real graphs.
+        path: Output file (.png, .pdf or .svg).
+        dpi: Pixels per inch.
+
+    Raises:
+        ValueError: If one of the sets is empty.
+    """
+    pair = [as_graph_set(graphs) for graphs in (generated, reference)]
+    if not all(len(graphs) for graphs in pair):
+        raise ValueError(f"expected two sets with graphs, got {len(pair[0])} and {len(pair[1])}.")
+    figure = Figure(figsize=(9.6, 5.0), dpi=dpi, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 3).reshape(-1)
+    _whole(axes[0], "nodes per graph", *(graphs.sizes for graphs in pair))
+    _whole(axes[1], "edges per graph", *(graphs.num_edges for graphs in pair))
+    _whole(axes[2], "degree", *(graphs.degrees for graphs in pair))
+    bins = np.linspace(0, 1, 26)
+    _binned(axes[3], "clustering coefficient", bins, *(clustering_coefficients(graphs) for graphs in pair))
+    bins = np.linspace(0, 2, 41)
+    _binned(axes[4], "eigenvalue of the normalised Laplacian", bins, *(eigenvalues(graphs) for graphs in pair))
+    _orbits(axes[5], *(orbits(graphs).mean(axis=0) for graphs in pair))
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def draw_path(
+    frames: np.ndarray,
+    path: str | Path,
+    *,
+    num_nodes: np.ndarray | None = None,
+    columns: int = 4,
+    pixels: int = 150,
+    milliseconds: int = 90,
+) -> None:
+    """Adjacency matrices along a path of denoising, from noise to data, as an animation with a bar of progress.
+
+    Args:
+        frames: (T, B, N, N) matrices, first frame noise; B graphs are shown side by side.
+        path: Output file (.gif).
+        num_nodes: (B,) sizes; padding is drawn white.
+        columns: Graphs a row.
+        pixels: Side of one matrix.
+        milliseconds: Duration of a frame; the last one stays for a second and a half.
+
+    Raises:
+        ValueError: If ``frames`` has another shape.
+    """
+    from matplotlib import colormaps
+    from PIL import Image
+
+    frames = np.asarray(frames, dtype=np.float64)
+    if frames.ndim != 4 or frames.shape[2] != frames.shape[3] or not frames.size:
+        raise ValueError(f"frames must have shape (T, B, N, N), got {frames.shape}.")
+    count, size = frames.shape[1:3]
+    low, high = np.quantile(frames[-1], [0.0, 1.0])
+    spread = (high - low) or 1.0
+    colors = colormaps["GnBu"](np.clip((frames - low) / spread, 0, 1))[..., :3]
+    inside = np.arange(size) < (np.full(count, size) if num_nodes is None else np.asarray(num_nodes))[:, None]
+    colors = np.where((inside[:, :, None] & inside[:, None, :])[None, ..., None], colors, 1.0)
+    pictures = []
+    for k, frame in enumerate((255 * colors).astype(np.uint8)):
+        tiles = [np.asarray(Image.fromarray(tile).resize((pixels, pixels), Image.Resampling.NEAREST)) for tile in frame]
+        pictures.append(Image.fromarray(_tiled(tiles, columns, (k + 1) / len(frames))))
+    durations = [milliseconds] * (len(pictures) - 1) + [1500]
+    with atomic_path(path) as temporary:
+        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+
+
+def _tiled(tiles: list[np.ndarray], columns: int, done: float, gap: int = 8) -> np.ndarray:
+    """Tiles on a white page above a bar of progress."""
+    side = tiles[0].shape[0]
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    width = columns * (side + gap) + gap
+    page = np.full((rows * (side + gap) + gap + 10, width, 3), 255, dtype=np.uint8)
+    for k, tile in enumerate(tiles):
+        top, left = gap + (k // columns) * (side + gap), gap + (k % columns) * (side + gap)
+        page[top : top + side, left : left + side] = tile
+    page[-10:-6, gap : width - gap] = (225, 229, 234)
+    page[-10:-6, gap : gap + round(done * (width - 2 * gap))] = (209, 73, 91)
+    return page
+
+
+def _grid(graphs: GraphSet, max_graphs: int, columns: int, dpi: int, titles: Sequence[str] | None) -> Figure:
+    if not len(graphs):
+        raise ValueError("expected at least one graph to draw, got none.")
+    count = min(max_graphs, len(graphs))
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(2.1 * columns, 2.25 * rows), dpi=dpi, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
+    for axis in axes:
+        axis.axis("off")
+    top = int(graphs.degrees.max(initial=1))
+    for k in range(count):
+        _draw(axes[k], graphs, k, top, None if titles is None else titles[k])
+    return figure
+
+
+def _draw(axis: Any, graphs: GraphSet, k: int, top_degree: int, title: str | None) -> None:
+    n = int(graphs.sizes[k])
+    pos = _skeleton(graphs, k) if graphs.attributes.is_molecular else stress_layout(graphs.adjacency(k))
+    rows = slice(graphs.edge_offsets[k], graphs.edge_offsets[k + 1])
+    scale = float(np.clip(1.7 / n**0.5, 0.12, 0.55))  # dots shrink as graphs grow
+    _edges(axis, pos[graphs.edges[rows]], graphs.classes()[rows], graphs.attributes.is_molecular, scale)
+    nodes = slice(graphs.offsets[k], graphs.offsets[k + 1])
+    if graphs.attributes.is_molecular:
+        assert graphs.node_label is not None
+        _letters(axis, pos, [graphs.attributes.node_classes[c] for c in graphs.node_label[nodes]], graphs)
+    elif graphs.node_label is not None:
+        colors = [_PALETTE[c % len(_PALETTE)] for c in graphs.node_label[nodes].tolist()]
+        axis.scatter(*pos.T, s=330 * scale**2, c=colors, edgecolors="white", linewidths=1.4 * scale, zorder=3)
+    else:
+        degree = graphs.degrees[nodes]
+        options = {"cmap": _DEGREE_MAP, "vmin": 0, "vmax": 1.1 * top_degree}
+        axis.scatter(
+            *pos.T, s=330 * scale**2, c=degree, edgecolors="white", linewidths=1.4 * scale, zorder=3, **options
+        )
+    pieces = num_components(graphs.adjacency(k))
+    text = f"n {n}   m {int(graphs.num_edges[k])}" + (f"   {pieces} pieces" if pieces > 1 else "")
+    axis.set_title(title or text, fontsize=8, color=_WARN if pieces > 1 else _INK, pad=3)
+    axis.set_aspect("equal")
+    axis.margins(0.12)
+
+
+def _skeleton(graphs: GraphSet, k: int) -> np.ndarray:
+    """Positions (n, 2) of the atoms as chemists draw them; valences do not matter."""
+    from rdkit import Chem
+    from rdkit.Chem import rdDepictor
+
+    mol = Chem.RWMol()
+    for _ in range(int(graphs.sizes[k])):
+        mol.AddAtom(Chem.Atom("C"))
+    for i, j in graphs.edges[graphs.edge_offsets[k] : graphs.edge_offsets[k + 1]].tolist():
+        mol.AddBond(i, j, Chem.BondType.SINGLE)
+    Chem.FastFindRings(mol)
+    rdDepictor.Compute2DCoords(mol)
+    return mol.GetConformer().GetPositions()[:, :2]
+
+
+def _edges(axis: Any, segments: np.ndarray, classes: np.ndarray, is_molecular: bool, scale: float) -> None:
+    for kind in np.unique(classes).tolist():
+        lines = segments[classes == kind]
+        if not is_molecular:
+            style = _EDGE_STYLES[(kind - 1) % len(_EDGE_STYLES)]
+            options = {"linestyles": [style], "linewidths": 0.5 + 1.6 * scale, "alpha": 0.75}
+            axis.add_collection(LineCollection(lines, colors=_INK, zorder=1, **options))
+            continue
+        for width, color in ((4.0 * kind - 2.8, _INK), (4.0 * kind - 5.2, "white"), (1.2, _INK)):
+            if width > 0 and not (color == _INK and width == 1.2 and kind == 2):
+                axis.add_collection(LineCollection(lines, colors=color, linewidths=width, zorder=1, capstyle="butt"))
+
+
+def _letters(axis: Any, pos: np.ndarray, values: list[tuple], graphs: GraphSet) -> None:
+    """Atoms as letters on white; carbon stays a corner."""
+    names = graphs.attributes.node_names
+    symbol, charge = names.index("symbol"), names.index("charge") if "charge" in names else None
+    axis.scatter(*pos.T, s=8, c=_INK, zorder=2)
+    for (x, y), row in zip(pos.tolist(), values):
+        sign = 0 if charge is None else int(row[charge])
+        if row[symbol] == "C" and not sign:
+            continue
+        text = row[symbol] + ("+" * sign if sign > 0 else "-" * -sign)
+        axis.scatter([x], [y], s=95, c="white", zorder=2.5)
+        axis.text(
+            x, y, text, color=_SYMBOLS.get(row[symbol], _INK), fontsize=8, weight="bold", ha="center", va="center"
+        )
+
+
+def _whole(axis: Any, title: str, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Shares of whole numbers; many different ones are binned."""
+    low, high = int(min(ours.min(), theirs.min())), int(max(ours.max(), theirs.max()))
+    width = max(1, -(-(high - low + 1) // 30))
+    _binned(axis, title, np.arange(low, high + width + 1, width) - 0.5, ours, theirs)
+
+
+def _binned(axis: Any, title: str, bins: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """The reference as filled steps, the generated set as a line."""
+    shares = [np.histogram(values, bins=bins)[0] / max(1, len(values)) for values in (ours, theirs)]
+    axis.stairs(shares[1], bins, fill=True, color=_THEIRS, alpha=0.7, label="reference")
+    axis.stairs(shares[0], bins, color=_OURS, lw=1.5, label="generated")
+    _tidy(axis, title)
+
+
+def _orbits(axis: Any, ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Mean orbit counts a node, on a scale that shows 0 and thousands."""
+    place = np.arange(len(ours))
+    axis.bar(place, theirs, width=0.8, color=_THEIRS, alpha=0.7, label="reference")
+    axis.plot(place, ours, "o", color=_OURS, ms=4, label="generated")
+    axis.set_yscale("symlog", linthresh=1.0)
+    axis.set_xticks(place[::2])
+    _tidy(axis, "orbit (mean count per node)")
+
+
+def _tidy(axis: Any, title: str) -> None:
+    axis.set_xlabel(title, fontsize=9)
+    axis.set_ylim(bottom=0.0)
+    axis.set_yticks([])
+    axis.minorticks_off()
+    axis.tick_params(labelsize=8)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
