@@ -44,15 +44,15 @@ def prepare(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """Draw graphs and write them in the format of the suffix."""
-    from graphs.bulk import sample_in_chunks
-    from graphs.generator import GraphGenerator
-
     check_distinct(options.out, options.plot, options.fixed)
     check_output(options.out)
     check_outputs(options.plot, suffixes=_PICTURES)
     devices = trainer_devices(options.device, options.devices)
     path = resolve(options.checkpoint, "graphs")
     fixed = None if options.fixed is None else _one(options.fixed)
+    from graphs.bulk import sample_in_chunks
+    from graphs.generator import GraphGenerator
+
     generator = GraphGenerator.from_pretrained(path)
     if options.out.suffix in (".smi", ".sdf") and not generator.spec.attributes.is_molecular:
         raise UserError(f"output {str(options.out)!r} is for molecules, which this model does not draw.")

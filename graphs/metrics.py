@@ -182,7 +182,8 @@ def wilson(count: int, total: int, level: float = 0.95) -> tuple[float, float, f
     p = count / total
     centre, half = p + z * z / (2 * total), z * (p * (1 - p) / total + z * z / (4 * total * total)) ** 0.5
     scale = 1 + z * z / total
-    return p, max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low = 0.0 if not count else (centre - half) / scale
+    return p, low, 1.0 if count == total else (centre + half) / scale
 
 
 def _flags(
