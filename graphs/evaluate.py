@@ -198,8 +198,8 @@ def evaluate_file(
         ValueError: If a file is damaged or an option is wrong.
     """
     name = reference.partition(":")[0]
-    chosen = kernel or (SOURCES[name].kernel if name in SOURCES else "emd")
-    _check_options(chosen, family)
+    _check_options(kernel or "emd", family)
+    chosen: Any = kernel or (SOURCES[name].kernel if name in SOURCES else "emd")
     generated = read_graphs(path)
     real = load_reference(reference, "test")
     training = load_reference(train or name, "train") if train or name in SOURCES else None
@@ -209,7 +209,7 @@ def evaluate_file(
         training,
         kernel=chosen,
         family=family or _FAMILY_OF.get(name),
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     if out is not None:
         report.to_json(out)

@@ -57,7 +57,7 @@ def nspdk_mmd2(generated: Iterable[Chem.Mol], reference: Iterable[Chem.Mol]) -> 
     means = []
     for mols in (generated, reference):
         features = nspdk_features(mols, vocabulary)
-        if not features.shape[0]:
+        if not features.nnz:
             raise ValueError("expected two sets with molecules, one is empty.")
         means.append(np.asarray(features.mean(axis=0)).reshape(-1))
     width = len(vocabulary)

@@ -229,7 +229,7 @@ def _skeleton(graphs: GraphSet, k: int) -> np.ndarray:
 
 def _edges(axis: Any, segments: np.ndarray, classes: np.ndarray, is_molecular: bool, scale: float) -> None:
     for kind in np.unique(classes).tolist():
-        lines = segments[classes == kind]
+        lines = list(segments[classes == kind])
         if not is_molecular:
             style = _EDGE_STYLES[(kind - 1) % len(_EDGE_STYLES)]
             options = {"linestyles": [style], "linewidths": 0.5 + 1.6 * scale, "alpha": 0.75}

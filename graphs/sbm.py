@@ -29,7 +29,7 @@ _STARTS = 3
 
 def is_sbm(graph: nx.Graph) -> bool:
     """Verdict on one graph, with its partition found by `block_partition`."""
-    adj = nx.to_numpy_array(graph, weight=None)
+    adj = nx.to_numpy_array(graph)
     return sbm_verdict(adj, block_partition(adj))
 
 
@@ -66,7 +66,7 @@ def block_partition(adj: np.ndarray) -> np.ndarray:
     for k in range(2, min(_MAX_BLOCKS, n) + 1):
         points = vectors[:, :k] / np.maximum(np.linalg.norm(vectors[:, :k], axis=1, keepdims=True), 1e-12)
         for start in range(_STARTS):
-            block = kmeans2(points, k, minit="++", seed=np.random.default_rng((k, start)))[1]
+            block = kmeans2(points, k, minit="++", seed=np.random.default_rng((k, start)))[1]  # pyright: ignore[reportCallIssue]
             block = _refined(adj, np.unique(block, return_inverse=True)[1])
             candidate = _description_length(adj, block)
             if candidate < length:
