@@ -34,7 +34,7 @@ SETS: tuple[tuple[str, str, Kernel], ...] = (
     ("sbm", "spectre", "tv"),
 )
 NAMES = ("degree", "clustering", "orbit", "spectral")
-DRAWS, RANDOM = 100, 3
+DRAWS, RANDOM = 100, 10
 _PAGE = """MMD^2 (V-statistic) of {names} against the test set, kernel "emd" (GDSS) or "tv" (SPECTRE). Floor:
 the whole training set. Training draws: as many random training graphs as test graphs, mean (standard deviation) of
 {draws} draws; a perfect sampler of the training law cannot do better on average. Erdos-Renyi: sizes and densities of
