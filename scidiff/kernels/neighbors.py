@@ -6,13 +6,10 @@ gives the same list: numba (small graphs by brute force, large ones by cells), s
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-
 import torch
 from torch import Tensor
 
-from scidiff.kernels import order, search_numba, search_scipy, search_torch
+from scidiff.kernels import _dispatch, order, search_numba, search_scipy, search_torch
 from scidiff.kernels.graph import NeighborList
 from scidiff.kernels.search import Search, lattice_vector, prepare, squared_distance
 
@@ -55,11 +52,11 @@ def radius_graph(
             is made by dense torch outside the CPU, in static shapes and without synchronisation; then ``batch`` must
             be sorted, values are not checked, and N ``max_nodes`` pairs are compared.
         max_nodes: Bound on the nodes of a graph, for ``max_edges``; N by default.
-        backend: ``"numba"``, ``"scipy"``, ``"torch"`` or ``"auto"``.
+        backend: ``"numba"``, ``"scipy"``, ``"torch"`` or ``"auto"``; by default that of `use_backend`.
 
     Raises:
-        ValueError: If shapes or values are wrong, or if a node has more than ``max_neighbors`` (names the number).
-        RuntimeError: If the backend asked for cannot run.
+        ValueError: If shapes or values are wrong, if a node has more than ``max_neighbors`` (names the number), or if
+            the backend asked for cannot run.
     """
     _check_points(pos, batch, batch_ptr)
     if on_overflow not in ("error", "nearest"):
@@ -104,11 +101,10 @@ def knn_graph(
         batch: Graph of each node, (N,), in any order.
         batch_ptr: First node of each graph, and N, (G + 1,), in place of ``batch``.
         loop: Whether a node counts among its neighbours.
-        backend: ``"numba"``, ``"scipy"``, ``"torch"`` or ``"auto"``.
+        backend: ``"numba"``, ``"scipy"``, ``"torch"`` or ``"auto"``; by default that of `use_backend`.
 
     Raises:
-        ValueError: If shapes or values are wrong.
-        RuntimeError: If the backend asked for cannot run.
+        ValueError: If shapes or values are wrong, or if the backend asked for cannot run.
     """
     _check_points(pos, batch, batch_ptr)
     if k < 1:
@@ -117,7 +113,7 @@ def knn_graph(
     endless = torch.full((starts.shape[0] - 1,), torch.inf, dtype=torch.float64, device=pos.device)
     search = prepare(pos if perm is None else pos.index_select(0, perm), endless, starts, None, None)
     k = min(k, max(search.max_nodes, 1))
-    body = _body(search, backend)
+    body = _body("knn_graph", search, backend)
     if body == "numba":
         source, ptr = search_numba.nearest_edges(search, k, loop)
     else:
@@ -133,7 +129,7 @@ def knn_graph(
 
 def _radius_edges(search: Search, loop: bool, backend: str | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Source, row pointers and images from the body that runs."""
-    body = _body(search, backend)
+    body = _body("radius_graph", search, backend)
     if body == "numba":
         return search_numba.radius_edges(search, loop)
     radius_edges = search_scipy.radius_edges if body == "scipy" else search_torch.radius_edges
@@ -141,32 +137,26 @@ def _radius_edges(search: Search, loop: bool, backend: str | None) -> tuple[Tens
     return source, order.row_pointers(target, search.x.shape[0]), shifts
 
 
-def _body(search: Search, backend: str | None) -> str:
-    name = backend or "auto"
-    if name not in _BODIES:
-        raise ValueError(f"backend must be one of {', '.join(_BODIES)}, got {name!r}.")
-    if name in ("numba", "scipy") and not search.x.is_cpu:
-        raise RuntimeError(f'backend "{name}" runs on the CPU only, got coordinates on {search.x.device}.')
-    if name == "numba" and (reason := _numba_missing()):
-        raise RuntimeError(f'backend "numba" cannot run: {reason}. Use backend="torch", or repair numba.')
+def _body(op: str, search: Search, backend: str | None) -> str:
+    """Body that runs: asked for here, or by `use_backend` where it names a body of lists, or the fastest."""
+    device = search.x.device.type
+    if backend is not None and backend not in _BODIES:
+        raise ValueError(f"backend must be one of {', '.join(_BODIES)}, got {backend!r}.")
+    name = backend or _dispatch._asked(None)
+    if name not in _BODIES or (backend is None and name == "numba" and device != "cpu"):
+        name = "auto"
+    if name in ("numba", "scipy") and device != "cpu":
+        raise ValueError(f"backend {name!r} runs on the CPU only, got coordinates on {search.x.device}.")
+    if name == "numba" and (reason := order.numba_missing()):
+        raise ValueError(f"backend 'numba' cannot run {op}: {reason}. Use backend='torch', or repair numba.")
     if name != "auto":
-        return name
-    if not search.x.is_cpu:
-        return "torch"
-    if not _numba_missing():
-        return "numba"
-    has_tree = importlib.util.find_spec("scipy") is not None and bool(search.cutoff.isfinite().all())
-    return "scipy" if search.max_nodes > _SMALL and has_tree else "torch"
-
-
-@functools.cache
-def _numba_missing() -> str:
-    """Why numba cannot be imported, or nothing."""
-    try:
-        import numba  # noqa: F401
-    except Exception as error:
-        return str(error) or type(error).__name__
-    return ""
+        return _dispatch._note(op, device, name, "asked for")
+    if device != "cpu":
+        return _dispatch._note(op, device, "torch", "the first that can run")
+    if not (reason := order.numba_missing()):
+        return _dispatch._note(op, device, "numba", "the first that can run")
+    is_large = search.max_nodes > _SMALL and bool(search.cutoff.isfinite().all() or op == "knn_graph")
+    return _dispatch._note(op, device, "scipy" if is_large else "torch", f"numba: {reason}")
 
 
 def _fixed(

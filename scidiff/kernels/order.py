@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,14 @@ __all__ = [
     "graph_sizes",
     "largest",
     "node_count",
+    "numba_missing",
     "pointers",
     "row_pointers",
     "transpose",
 ]
+
+_COUNTED = 4096
+"""Edges from which a counting sort in numba is faster than torch's."""
 
 _INTEGERS = (torch.int32, torch.int64)
 _WHERE = "See scidiff.kernels.NeighborList."
@@ -58,8 +63,22 @@ def transpose(source: Tensor, ptr: Tensor, *, num_nodes: int, padded: bool = Fal
     if padded:
         edges = torch.arange(source.shape[0], device=source.device)
         source = torch.where(edges < ptr[-1], source, num_nodes)
+    elif source.is_cpu and source.shape[0] > _COUNTED and not torch.compiler.is_compiling() and not numba_missing():
+        from scidiff.kernels import search_numba
+
+        return search_numba.transpose(source, num_nodes)
     t_source, t_edge = torch.sort(source, stable=True)
     return row_pointers(t_source, num_nodes), t_edge.to(source.dtype)
+
+
+@functools.cache
+def numba_missing() -> str:
+    """Why numba cannot be imported, or nothing."""
+    try:
+        import numba  # noqa: F401
+    except Exception as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def pointers(batch: Tensor, num_graphs: int | None = None) -> Tensor | None:

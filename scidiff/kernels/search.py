@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scidiff.kernels import order
-
 __all__ = ["Grid", "Search", "lattice_vector", "make_grid", "prepare", "squared_distance"]
 
 _SLACK = 1e-9
@@ -80,12 +78,12 @@ def squared_distance(x_source: Tensor, x_target: Tensor, offset: Tensor | None =
 
 
 def prepare(pos: Tensor, cutoff: Tensor, starts: Tensor, cell: Tensor | None, pbc: Tensor | None) -> Search:
-    """Check values and wrap periodic coordinates into their cells.
+    """Check coordinates and cells, and wrap periodic coordinates into their cells.
 
     Raises:
         ValueError: If a coordinate is not finite, or if a cell with periodic axes is singular.
     """
-    sizes = order.graph_sizes(starts)
+    sizes = starts.diff().tolist()
     x = pos.detach().double()
     if not bool(x.isfinite().all()):
         node = int((~x.isfinite()).any(1).nonzero()[0])

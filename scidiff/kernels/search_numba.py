@@ -90,6 +90,10 @@ def _collect(
         keys = np.empty(total + 1, np.int64)
         fill(chunks, room, keys, threads)
         points = rows[chunks]
+        if threads == 1 and wrap is None:  # keys are sources, one row after the other
+            found = int(degree[points[0] : points[-1]].sum())
+            parts.append((keys[:found] if 2 * found > total else keys[:found].copy(), np.empty((0, 3), np.int32)))
+            continue
         ptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(degree[points[0] : points[-1]])])
         source = np.empty(ptr[-1], np.int64)
         shifts = np.empty((0 if wrap is None else ptr[-1], 3), np.int32)

@@ -1,0 +1,1 @@
+"""Speed of neighbour lists and message passing against what is used elsewhere."""
