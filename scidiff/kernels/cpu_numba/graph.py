@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 
+_RANKED = 128
+"""Neighbours up to which comparing all pairs of keys is the fastest sort."""
+
+
 class Cells(NamedTuple):
     """Points by cell; see `scidiff.kernels.search.Grid`."""
 
@@ -64,17 +68,22 @@ def counting_sort(values, ptr, order):
 @compiled()
 def brute_rows(first, last, starts, x, cutoff2, loop, room, degree, keys):
     """All open pairs of the graphs ``first`` to ``last``; x is (3, N)."""
+    distance2 = np.empty(x.shape[1], dtype=np.float64)
     k = room
     for g in range(first, last):
         a, b = starts[g], starts[g + 1]
-        for i in range(a, b):
+        px, py, pz = x[0, a:b], x[1, a:b], x[2, a:b]
+        for i in range(b - a):
             begin = k
-            xi, yi, zi = x[0, i], x[1, i], x[2, i]
-            for j in range(a, b):
-                dx, dy, dz = x[0, j] - xi, x[1, j] - yi, x[2, j] - zi
-                keys[k] = j
-                k += (dx * dx + dy * dy + dz * dz <= cutoff2[g]) & ((j != i) | loop)
-            degree[i] = k - begin
+            xi, yi, zi = px[i], py[i], pz[i]
+            own = -1 if loop else i
+            for j in range(px.shape[0]):
+                dx, dy, dz = px[j] - xi, py[j] - yi, pz[j] - zi
+                distance2[j] = dx * dx + dy * dy + dz * dz
+            for j in range(px.shape[0]):
+                keys[k] = a + j
+                k += (distance2[j] <= cutoff2[g]) & (j != own)
+            degree[a + i] = k - begin
 
 
 @compiled(parallel=True)
@@ -116,8 +125,11 @@ def cell_rows(first, last, cells, loop, room, degree, keys):
     """All pairs of the points ``first`` to ``last``."""
     batch, bins, shape, reach, periodic = cells.batch, cells.bins, cells.shape, cells.reach, cells.periodic
     cell_first, cell_ptr = cells.first, cells.ptr
-    cell_order, x, xs, cell, cutoff2 = cells.order, cells.x, cells.xs, cells.lattice, cells.cutoff2
+    order, x, xs, cell, cutoff2 = cells.order, cells.x, cells.xs, cells.lattice, cells.cutoff2
     images, bits = cells.images, cells.bits
+    distance2 = np.empty(batch.shape[0], dtype=np.float64)
+    rank = np.empty(_RANKED, dtype=np.int64)
+    copy = np.empty(_RANKED, dtype=np.int64)
     k = room
     for i in range(first, last):
         g = batch[i]
@@ -145,12 +157,16 @@ def cell_rows(first, last, cells, loop, room, degree, keys):
                     code = code * (2 * images[1] + 1) + iy + images[1]
                     code = code * (2 * images[2] + 1) + iz + images[2]
                     own = i if ix == 0 and iy == 0 and iz == 0 and not loop else -1
-                    for p in range(cell_ptr[base + z0], cell_ptr[base + z1 + 1]):
-                        dx, dy, dz = (xs[0, p] - xi) + ox, (xs[1, p] - yi) + oy, (xs[2, p] - zi) + oz
-                        j = cell_order[p]
+                    start, stop = cell_ptr[base + z0], cell_ptr[base + z1 + 1]
+                    px, py, pz, numbers = xs[0, start:stop], xs[1, start:stop], xs[2, start:stop], order[start:stop]
+                    for p in range(numbers.shape[0]):
+                        dx, dy, dz = (px[p] - xi) + ox, (py[p] - yi) + oy, (pz[p] - zi) + oz
+                        distance2[p] = dx * dx + dy * dy + dz * dz
+                    for p in range(numbers.shape[0]):
+                        j = numbers[p]
                         keys[k] = (j << bits) | code
-                        k += (dx * dx + dy * dy + dz * dz <= c2) & (j != own)
-        _sort(keys, begin, k)
+                        k += (distance2[p] <= c2) & (j != own)
+        _sort(keys, begin, k, rank, copy)
         degree[i] = k - begin
 
 
@@ -162,18 +178,21 @@ def cell_parallel(chunks, cells, loop, room, degree, keys):
 
 
 @compiled()
-def _sort(keys, begin, end):
-    """Insertion sort: rows are short and made of a few ascending runs; long ones go to quicksort."""
-    if end - begin > 200:
+def _sort(keys, begin, end, rank, copy):
+    """Sort different keys: short rows by counting smaller ones without branches, long ones by quicksort."""
+    count = end - begin
+    if count > _RANKED:
         keys[begin:end].sort()
         return
-    for p in range(begin + 1, end):
-        key = keys[p]
-        q = p - 1
-        while q >= begin and keys[q] > key:
-            keys[q + 1] = keys[q]
-            q -= 1
-        keys[q + 1] = key
+    for p in range(count):
+        copy[p] = keys[begin + p]
+        rank[p] = 0
+    for p in range(count):
+        key = copy[p]
+        for q in range(count):
+            rank[q] += key < copy[q]
+    for p in range(count):
+        keys[begin + rank[p]] = copy[p]
 
 
 @compiled()
