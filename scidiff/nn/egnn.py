@@ -236,9 +236,10 @@ class EGNNLayer(nn.Module):
             moved = self._step(self.message, head, h, g, d2, edge_attr, vec)
             new, step = self._updated(h, moved.h), moved.dx
         assert step is not None
+        step = -step  # vec points to the neighbour, x_i - x_j away from it
         if self.vector_gate is not None and v is not None:
-            return new, (self.vector_gate(h)[..., None] * v).sum(1) - step
-        return new, -step  # vec points to the neighbour, x_i - x_j away from it
+            step = step + (self.vector_gate(h)[..., None] * v).sum(1)
+        return new, step
 
     def _updated(self, h: Tensor, messages: Tensor) -> Tensor:
         return h + self.node(torch.cat([h, messages], -1))

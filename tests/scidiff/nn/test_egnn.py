@@ -10,6 +10,7 @@ from tests.scidiff.nn.cases import IN_CHANNELS, batch_of, network, sparse
 
 OPTIONS = {
     "plain": {},
+    "no-vectors": {"vector_channels": 0},
     "attention": {"attention": True},
     "mean": {"aggregation": "mean", "coords_aggregation": "sum", "normalization": 3.0},
     "bounded": {"norm_diff": True, "norm_constant": 0.5, "tanh": True, "coords_range": 7.0},
@@ -52,6 +53,8 @@ def layer_by_pairs(layer, h, pos, v, e, options):
             step = step * options["clip"] / step.norm()
         is_mean = options.get("coords_aggregation", "mean") == "mean"
         moves[i] += step / ((n - 1) if is_mean else options.get("normalization", 1.0))
+    if layer.vector_gate is None:
+        return new, pos + moves
     speed = two_layers(h, layer.vector_gate[0], layer.vector_gate[2])
     return new, pos + moves + (speed[..., None] * v).sum(1)
 
@@ -63,7 +66,8 @@ def test_equations(options, dims):
     with torch.no_grad():
         for layer in net.layers:
             layer.gate_out.weight.mul_(10)
-        out = net(x.h[0], x.pos[0], v=x.v[0], **{k: v for k, v in sparse(x)[1].items() if k.startswith("edge")})
+        edges = {k: v for k, v in sparse(x)[1].items() if k.startswith("edge")}
+        out = net(x.h[0], x.pos[0], v=x.v[0] if net.vector_channels else None, **edges)
         h, pos = linear(x.h[0], net.embedding.weight, net.embedding.bias), x.pos[0]
         for layer in net.layers:
             h, pos = layer_by_pairs(layer, h, pos, x.v[0], x.edge_attr[0], options)
