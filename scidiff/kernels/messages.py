@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from scidiff.kernels import dense, fused, ref
 from scidiff.kernels._dispatch import Call, operation
@@ -35,7 +36,7 @@ class EdgeMessages(NamedTuple):
 
     Attributes:
         h: Reduced messages (N, F2).
-        dx: Reduced vectors (N, 3), None without ``coord``.
+        dx: Reduced vectors (N, D), None without ``coord``.
         m: Messages (E, F2), None unless asked for.
     """
 
@@ -165,7 +166,8 @@ def edge_mlp(
         b2: Its bias (F2,).
         gate: Weights (F2,) and bias (a number as a tensor) of the gate.
         coord: psi(m) = m . w for a vector w (F2,), or act(m W3 + b3) . w4 for (W3 (F2, F3), b3 (F3,), w4 (F3,)).
-        vec: Edge vectors (E, 3), from the target to the source; needed with ``coord``.
+        vec: Edge vectors (E, D), from the target to the source; needed with ``coord``. For D > 3 the torch definition
+            runs.
         act: ``"silu"``, ``"relu"`` or ``"tanh"``.
         norm: ``"sum"``, ``"mean"``, or a number by which sums are divided; for h.
         coord_norm: The same for dx; by default ``norm``.
@@ -174,7 +176,7 @@ def edge_mlp(
         backend: Body to run.
 
     Returns:
-        h (N, F2), dx (N, 3) or None, m (E, F2) or None.
+        h (N, F2), dx (N, D) or None, m (E, F2) or None.
 
     Raises:
         ValueError: If options are unknown, or if ``e`` and ``We``, or ``coord`` and ``vec``, are not given together.
@@ -184,7 +186,10 @@ def edge_mlp(
     """
     _check_edge_mlp(e, We, coord, vec, act, (norm, norm if coord_norm is None else coord_norm))
     coords = () if coord is None else (coord,) if isinstance(coord, Tensor) else tuple(coord)
-    call = Call("edge_mlp", g, a.shape[0], (a, b, d2, wd, e, We, W2, b2, *(gate or ()), *coords, vec), backend)
+    dims = 3 if vec is None else vec.shape[1]
+    refusal = f"it takes vectors of at most three components, got {dims}" if dims > 3 else ""
+    tensors = (a, b, d2, wd, e, We, W2, b2, *(gate or ()), *coords, vec)
+    call = Call("edge_mlp", g, a.shape[0], tensors, backend, refusal)
     first = call.node(a), call.node(b), call.edge(d2), call.weight(wd)
     edges = _maybe(call.edge, e), _maybe(call.weight, We)
     layer, gates = (call.weight(W2), call.weight(b2)), [call.weight(w) for w in gate or ()]
@@ -195,9 +200,10 @@ def edge_mlp(
         h, dx, m = ref.edge_mlp(*nodes, *radial, *edges, *layer, pair, tuple(heads) or None, vectors, act, coord_range)
     else:
         slots = [None] * (3 - len(heads)) + heads
+        vectors = F.pad(vectors, (0, 3 - dims)) if vectors is not None and dims < 3 else vectors
         tensors = (*first, *edges, *layer, *(gates or (None, None)), *slots, vectors if heads else None)
         h, dx, m = fused.edge_mlp(*tensors, *call.arrays(), act, coord_range, return_messages, call.body)
-        dx = dx if heads else None
+        dx = dx[:, :dims] if heads else None
     h = _normalised(call, call.node_result(h, a), norm)
     if dx is not None:
         dx = _normalised(
