@@ -30,6 +30,7 @@ from graphs.metrics import (
     size_distance,
 )
 from graphs.mmd import DESCRIPTORS, KERNELS, Comparison, Kernel
+from graphs.random_network import neighbour_figures, random_features, rbf_mmd2
 from graphs.vun import FAMILIES
 from scidiff.cli.output import pairs, table
 from scidiff.files import atomic_path
@@ -40,6 +41,7 @@ PROTOCOLS: tuple[str, ...] = ("large", "published")
 _FAMILY_OF = {"planar": "planar", "tree": "tree", "lobster": "lobster", "grid": "grid", "sbm": "sbm"} | {
     f"community_{kind}": "community" for kind in ("small", "fresh", "spectre")
 }
+_NEIGHBOURS = 5
 _MAX_MMD = 3000  # graphs of a set in kernel matrices
 _NAMES = ("generated", "low", "high", "unbiased", "train floor", "as many train", "+-", "Erdos-Renyi")
 
@@ -151,6 +153,7 @@ def evaluate(
     }
     if (whole := ratio(found)) is not None:
         figures["ratio"] = whole
+    figures |= _random_network(sample[0], sample[1], sample[2])
     if ours.attributes.is_molecular and real.attributes.is_molecular:
         figures |= _molecules(ours, real, train_set)
     settings = {
@@ -282,6 +285,18 @@ def _groups(ours: GraphSet, real: GraphSet, kernel: Kernel, descriptors: Sequenc
         both = Comparison({**sets, "reference": theirs}, DESCRIPTORS[name], kernel)
         found[name] = [both.mmd2(str(start), "reference") for start in starts]
     return found
+
+
+def _random_network(ours: GraphSet, real: GraphSet, train: GraphSet | None) -> dict[str, float]:
+    """Figures on features of an untrained network, see `graphs.random_network`."""
+    features = [random_features(graphs) for graphs in (ours, real)]
+    figures = {"random GIN MMD^2": rbf_mmd2(*features)}
+    if train is not None:
+        figures["random GIN MMD^2 (training floor)"] = rbf_mmd2(random_features(train), features[1])
+    if min(len(ours), len(real)) > _NEIGHBOURS:
+        neighbours = neighbour_figures(*features, k=_NEIGHBOURS)
+        figures |= {f"random GIN {name}": value for name, value in neighbours.items()}
+    return figures
 
 
 def _molecules(ours: GraphSet, real: GraphSet, train: GraphSet | None) -> dict[str, float]:
