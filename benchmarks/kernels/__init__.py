@@ -1,1 +1,1 @@
-"""Speed of neighbour lists and message passing against what is used elsewhere."""
+"""Speed and memory of message passing and neighbour lists: ``python -m benchmarks.kernels``."""

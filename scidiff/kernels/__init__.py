@@ -5,6 +5,7 @@ from scidiff.kernels.basis import BesselBasis, CosineCutoff, ExpNormBasis, Gauss
 from scidiff.kernels.full import FullGraph, full_graph
 from scidiff.kernels.geometry import edge_geometry
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
+from scidiff.kernels.memory import tune_malloc
 from scidiff.kernels.messages import (
     EdgeMessages,
     cfconv,
@@ -54,6 +55,7 @@ __all__ = [
     "segment_sum",
     "softmax_gather_sum",
     "tensor_product_scatter",
+    "tune_malloc",
     "use_backend",
     "weighted_sum",
 ]

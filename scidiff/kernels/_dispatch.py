@@ -46,6 +46,7 @@ _log = logging.getLogger("scidiff.kernels")
 _context: ContextVar[str | None] = ContextVar("scidiff_kernels_backend", default=None)
 _ran: dict[tuple[str, str], dict[str, str]] = {}
 _logged: set[tuple[str, str, str]] = set()
+_obstacles: dict[str, str] = {}  # why a package cannot be used; empty if it can
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -235,14 +236,14 @@ def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
     return _no_numba() if body == "numba" else ""
 
 
-@functools.cache
 def _no_triton(device: str, body: str) -> str:
     if (device == "cuda") != (body == "triton"):
         return f"it needs tensors on {'cuda' if body == 'triton' else 'cpu'}, and they are on {device}"
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed"
-    if importlib.util.find_spec("scidiff.kernels.triton") is None:
-        return "this version has no Triton kernels"
+    if "triton" not in _obstacles:
+        found = importlib.util.find_spec("triton"), importlib.util.find_spec("scidiff.kernels.triton")
+        _obstacles["triton"] = "" if all(found) else "triton or the kernels written in it are not installed"
+    if _obstacles["triton"]:
+        return _obstacles["triton"]
     if body == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
         return "the interpreter needs TRITON_INTERPRET=1 in the environment before triton is imported"
     return ""
@@ -256,10 +257,11 @@ def _wasteful(graph: NeighborList) -> str:
     return f"padding to the largest graph would make {pairs} pairs of {graph.num_edges}"
 
 
-@functools.cache
 def _no_numba() -> str:
-    try:
-        import numba  # noqa: F401
-    except Exception as error:
-        return f"numba cannot be imported ({type(error).__name__}: {error})"
-    return ""
+    if "numba" not in _obstacles:
+        try:
+            importlib.import_module("numba")
+            _obstacles["numba"] = ""
+        except Exception as error:
+            _obstacles["numba"] = f"numba cannot be imported ({type(error).__name__}: {error})"
+    return _obstacles["numba"]

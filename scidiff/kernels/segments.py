@@ -99,7 +99,7 @@ def weighted_sum(x: Tensor, a: Tensor, g: NeighborList | Tensor, *, backend: str
     features = call.node(x), call.edge(a)
     if call.body == "torch":
         return call.node_result(ref.weighted_sum(*features, call.source, call.target), x)
-    features = features[0], features[1].reshape(a.shape[0], -1)
+    features = features[0], features[1] if a.dim() == 2 else features[1][:, None]
     return call.node_result(ops.weighted_sum(*features, *call.arrays(), False, call.body), x)
 
 

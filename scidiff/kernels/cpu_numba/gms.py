@@ -1,4 +1,8 @@
-"""Sums of products of node and edge features over the rows of a graph, and the product on edges."""
+"""Sums of products of node and edge features over the rows of a graph, and the product on edges.
+
+Inner loops count from 0 over slices: an index that may be negative is checked at each step, and the loop is then not
+vectorised.
+"""
 
 from __future__ import annotations
 
@@ -149,15 +153,17 @@ def _product_parallel(g, x, source, target, out):  # type: ignore
 def _weighted_rows(x, a, source, ptr, out, first, last):  # type: ignore
     heads = a.shape[1]
     size = x.shape[1] // heads
+    total = np.empty(x.shape[1], x.dtype)
     for i in range(first, last):
-        total = out[i]
         total[:] = 0
         for e in range(ptr[i], ptr[i + 1]):
             features = x[source[e]]
             for h in range(heads):
-                weight, start = a[e, h], h * size
-                for f in range(start, start + size):
-                    total[f] += weight * features[f]
+                weight = a[e, h]
+                block, part = total[h * size : (h + 1) * size], features[h * size : (h + 1) * size]
+                for f in range(size):
+                    block[f] += weight * part[f]
+        out[i] = total
 
 
 @compiled(fastmath=SUMS)
@@ -178,9 +184,10 @@ def _dot_rows(a, b, source, target, out, first, last):  # type: ignore
     for e in range(first, last):
         left, right = a[target[e]], b[source[e]]
         for h in range(heads):
-            total = left[h * size] * 0
-            for f in range(h * size, (h + 1) * size):
-                total += left[f] * right[f]
+            total = left[0] * 0
+            block, part = left[h * size : (h + 1) * size], right[h * size : (h + 1) * size]
+            for f in range(size):
+                total += block[f] * part[f]
             out[e, h] = total
 
 

@@ -8,6 +8,7 @@ same slices. So no result depends on the number of threads but for the matrix pr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,13 +16,14 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from scidiff.kernels.basis import RadialPair
+from scidiff.kernels.basis import Basis, BesselBasis, RadialPair
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch
 from scidiff.kernels.cpu_numba.gms import bounds
 
 __all__ = ["cfconv", "cfconv_backward", "painn", "painn_backward"]
 
 _TILE = 2048
+_NEAR = 0.01  # of the cutoff: nearer, (k cos k d - sin(k d) / d) / d loses more than three digits
 
 
 class _Filters:
@@ -41,7 +43,7 @@ class _Filters:
             last = min(first + _TILE, self.dist.shape[0])
             inputs = self.inputs[: last - first]
             d, (basis, cutoff) = self.dist[first:last], self.radial
-            inputs[:, :-1] = basis(d)
+            inputs[:, :-1] = _with_slope(basis, d, slope=False)[0]
             inputs[:, -1] = 1
             if cutoff is not None:
                 inputs *= cutoff(d)[:, None]
@@ -53,17 +55,30 @@ class _Filters:
         self.dweight.addmm_(inputs.t(), dw)
         d, (basis, cutoff) = self.dist[first:last], self.radial
         slope = torch.zeros_like(inputs)
-        slope[:, :-1] = basis.derivative(d)
-        if cutoff is not None:
-            slope[:, :-1] *= cutoff(d)[:, None]
-            slope[:, :-1] += basis(d) * cutoff.derivative(d)[:, None]
+        value, derivative = _with_slope(basis, d)
+        if cutoff is None:
+            slope[:, :-1] = derivative
+        else:
             slope[:, -1] = cutoff.derivative(d)
+            torch.addcmul(derivative.mul_(cutoff(d)[:, None]), value, slope[:, -1:], out=slope[:, :-1])
         self.ddist[first:last] = torch.mm(dw, self.weight.t()).mul_(slope).sum(1)
 
     @property
     def gradients(self) -> tuple[Tensor, Tensor, Tensor]:
         """ddist, dW, dbias."""
         return self.ddist, self.dweight[:-1].clone(), self.dweight[-1].clone()
+
+
+def _with_slope(basis: Basis, d: Tensor, slope: bool = True) -> tuple[Tensor, Tensor]:
+    """Values and, unless not wanted, derivatives; sines and cosines are shared where no distance is near 0."""
+    if type(basis) is not BesselBasis or d.min() < _NEAR * basis.cutoff:
+        return basis(d), basis.derivative(d) if slope else d
+    frequency = torch.arange(1, basis.num_basis + 1, dtype=d.dtype, device=d.device) * (math.pi / basis.cutoff)
+    x, factor = d[:, None] * frequency, basis.constants[1]
+    value = torch.sin(x).mul_((factor / d)[:, None])
+    if not slope:
+        return value, d
+    return value, torch.cos(x).mul_(factor * frequency).sub_(value).div_(d[:, None])
 
 
 def _slices(width: int) -> int:
@@ -199,13 +214,19 @@ def _cfconv_parallel(x, source, ptr, w, out, first, last, parts):  # type: ignor
 
 
 @compiled(fastmath=SUMS)
+def _weigh(x, p, w, dp):  # type: ignore
+    """dp += x w, then w <- x p: the gradients of one block of p w with respect to p and w."""
+    for f in range(x.shape[0]):
+        dp[f] += x[f] * w[f]
+    for f in range(x.shape[0]):
+        w[f] = x[f] * p[f]
+
+
+@compiled(fastmath=SUMS)
 def _cfconv_back(g, x, source, target, w, dx, first, last, begin, end):  # type: ignore
     for e in range(first, last):
-        gi, xj, dxj, we = g[target[e]], x[source[e]], dx[source[e]], w[e - first]
-        for f in range(begin, end):
-            dxj[f] += gi[f] * we[f]
-        for f in range(begin, end):
-            we[f] = gi[f] * xj[f]
+        i, j = target[e], source[e]
+        _weigh(g[i, begin:end], x[j, begin:end], w[e - first, begin:end], dx[j, begin:end])
 
 
 @compiled(fastmath=SUMS)
@@ -228,14 +249,16 @@ def _painn_rows(phi, v, unit, source, ptr, w, dh, dv, first, last, begin, end): 
         total, x, y, z = dh[i], dv[i, 0], dv[i, 1], dv[i, 2]
         for e in range(max(ptr[i], first), min(ptr[i + 1], last)):
             j, we = source[e], w[e - first]
-            pj, vx, vy, vz = phi[j], v[j, 0], v[j, 1], v[j, 2]
+            pa, pb, pc = phi[j, :width], phi[j, width : 2 * width], phi[j, 2 * width :]
+            wa, wb, wc = we[:width], we[width : 2 * width], we[2 * width :]
+            vx, vy, vz = v[j, 0], v[j, 1], v[j, 2]
             ux, uy, uz = unit[e, 0], unit[e, 1], unit[e, 2]
             for f in range(width):
-                total[f] += pj[f] * we[f]
+                total[f] += pa[f] * wa[f]
             for f in range(width):
-                b[f] = pj[width + f] * we[width + f]
+                b[f] = pb[f] * wb[f]
             for f in range(width):
-                c[f] = pj[2 * width + f] * we[2 * width + f]
+                c[f] = pc[f] * wc[f]
             for f in range(width):
                 x[f] += b[f] * vx[f] + c[f] * ux
             for f in range(width):
@@ -253,15 +276,6 @@ def _painn_all(phi, v, unit, source, ptr, w, dh, dv, first, last, parts):  # typ
 def _painn_parallel(phi, v, unit, source, ptr, w, dh, dv, first, last, parts):  # type: ignore
     for p in prange(parts.shape[0] - 1):
         _painn_rows(phi, v, unit, source, ptr, w, dh, dv, first, last, parts[p], parts[p + 1])
-
-
-@compiled(fastmath=SUMS)
-def _weigh(x, p, w, dp):  # type: ignore
-    """dp += x w, then w <- x p: the gradients of one block of p w with respect to p and w."""
-    for f in range(x.shape[0]):
-        dp[f] += x[f] * w[f]
-    for f in range(x.shape[0]):
-        w[f] = x[f] * p[f]
 
 
 @compiled(fastmath=SUMS)

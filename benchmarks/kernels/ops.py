@@ -1,0 +1,198 @@
+"""Times, errors and memory of one operation against PyG's MessagePassing, interleaved in one process.
+
+A result is compared with the float64 definition before it is timed: a wrong one has no time. On a GPU, times are those
+of events, with 20 warm-ups, at least 100 repetitions, inputs that rotate while they are below 100 MB together, and the
+replay of a captured graph beside the eager call.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.kernels.cases import Case, cases, make_size
+
+ROTATED_BYTES = 100e6
+MODES = ("forward", "training")
+BOUNDS = {torch.float32: 1e-4, torch.float64: 1e-10, torch.bfloat16: 3e-2}
+"""Relative error above which a result counts as wrong: 1e-5 was the worst float32 sum over 465 000 edges."""
+
+
+def runner(
+    case: Case, function: Callable[..., Any], mode: str, tensors: list[Tensor] | None = None
+) -> Callable[[], Any]:
+    """The forward pass without a graph, or the forward and backward pass of a sum of squares."""
+    tensors = case.tensors if tensors is None else tensors
+
+    def forward() -> Any:
+        with torch.no_grad():
+            return function(*tensors)
+
+    def training() -> Any:
+        return torch.autograd.grad(loss(function(*tensors)), tensors)
+
+    return forward if mode == "forward" else training
+
+
+def loss(out: Any) -> Tensor:
+    """Sum of squares of all results."""
+    parts = [out] if isinstance(out, Tensor) else [o for o in out if o is not None]
+    return torch.stack([p.square().sum() for p in parts]).sum()
+
+
+def error(case: Case, function: Callable[..., Any]) -> float:
+    """Largest relative error (in norm) of results and gradients against the float64 definition."""
+    exact = [t.detach().double().requires_grad_() for t in case.tensors]
+    pairs = zip(_all(function, case.tensors), _all(case.definition, exact), strict=True)
+    return max(float((a.double() - b).norm() / b.norm().clamp_min(1e-300)) for a, b in pairs)
+
+
+def _all(function: Callable[..., Any], tensors: list[Tensor]) -> list[Tensor]:
+    out = function(*tensors)
+    parts = [out] if isinstance(out, Tensor) else [o for o in out if o is not None]
+    return [*(p.detach() for p in parts), *torch.autograd.grad(loss(out), tensors)]
+
+
+def interleaved(functions: list[Callable[[], Any]], repetitions: int) -> list[dict[str, float]]:
+    """Median, minimum, quartiles (wall, ms) and processor time of each, one call in turn."""
+    for function in functions:
+        function()
+    walls: list[list[float]] = [[] for _ in functions]
+    processor: list[list[float]] = [[] for _ in functions]
+    for _ in range(repetitions):
+        for k, function in enumerate(functions):
+            wall, cpu = time.perf_counter(), time.process_time()
+            function()
+            walls[k].append(1e3 * (time.perf_counter() - wall))
+            processor[k].append(1e3 * (time.process_time() - cpu))
+    return [_summary(w, p) for w, p in zip(walls, processor, strict=True)]
+
+
+def _summary(walls: list[float], processor: list[float]) -> dict[str, float]:
+    low, middle, high = statistics.quantiles(walls, n=4) if len(walls) > 1 else walls * 3
+    return {"ms": middle, "least": min(walls), "q1": low, "q3": high, "processor": statistics.median(processor)}
+
+
+def on_device(
+    function: Callable[[], Any], case: Case, mode: str, call: Callable[..., Any], count: int
+) -> dict[str, float]:
+    """Events around eager calls with rotating inputs, and around replays of a captured graph."""
+    copies = max(1, min(8, int(ROTATED_BYTES // max(sum(t.nbytes for t in case.tensors), 1))))
+    sets = [[t.detach().clone().requires_grad_() for t in case.tensors] for _ in range(copies)]
+    calls = [runner(case, call, mode, tensors) for tensors in sets]
+    for _ in range(20):
+        function()
+    eager = _events(lambda k: calls[k % copies](), count)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    function()
+    result = {**eager, "peak_mb": (torch.cuda.max_memory_allocated() - before) / 2**20}
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            function()
+    except RuntimeError:  # an operation that waits for the device cannot be captured
+        torch.cuda.synchronize()
+        return result
+    return {**result, "replay": _events(lambda _: graph.replay(), count)["ms"]}
+
+
+def _events(function: Callable[[int], Any], count: int) -> dict[str, float]:
+    times = []
+    for k in range(count):
+        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function(k)
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop))
+    return _summary(times, [0.0])
+
+
+def ceilings(device: str, dtype: torch.dtype) -> dict[str, float]:
+    """Measured copy (GB/s) and matrix product (TFLOP/s) of the machine."""
+    x = torch.empty(1 << 28 if device == "cuda" else 1 << 25, dtype=torch.uint8, device=device)
+    y, n = torch.empty_like(x), 8192 if device == "cuda" else 1024
+    a = torch.randn(n, n, device=device, dtype=dtype)
+    jobs: list[Callable[[], Any]] = [lambda: y.copy_(x), lambda: a @ a]
+    if device == "cuda":
+        copy, product = (_events(lambda _, f=job: f(), 50)["least"] for job in jobs)
+    else:
+        copy, product = (entry["least"] for entry in interleaved(jobs, 15))
+    return {"copy_gb_s": 2 * x.nbytes / copy / 1e6, "matmul_tflop_s": 2 * n**3 / product / 1e9}
+
+
+def records(sizes: list[str], dtype: torch.dtype, device: str, budget: float) -> list[dict[str, Any]]:
+    """One record for each size, operation and mode; about ``budget`` seconds of calls for each."""
+    found = []
+    for name in sizes:
+        size = make_size(name, device)
+        for case in cases(size, dtype):
+            wrong = {side: error(case, call) for side, call in (("ours", case.ours), ("theirs", case.theirs))}
+            for mode in MODES:
+                record = {"size": name, "op": case.name, "mode": mode, "least_bytes": case.least_bytes}
+                record |= {"error": wrong, "memory": device == "cpu" and name == "r"}
+                if wrong["ours"] > BOUNDS[dtype]:
+                    found.append({**record, "wrong": True})
+                    continue
+                found.append({**record, **_timed(case, mode, device, budget)})
+    return found
+
+
+def _timed(case: Case, mode: str, device: str, budget: float) -> dict[str, Any]:
+    calls = {"theirs": case.theirs, "ours": case.ours}
+    runs = [runner(case, call, mode) for call in calls.values()]
+    if device == "cuda":
+        entries = [on_device(run, case, mode, call, 100) for run, call in zip(runs, calls.values(), strict=True)]
+    else:
+        first = interleaved(runs, 1)
+        count = int(1e3 * budget / (first[0]["ms"] + first[1]["ms"]))
+        entries = interleaved(runs, min(max(count, 3), 30))
+    theirs, ours = entries
+    key = "ms" if device == "cuda" else "least"
+    return {"theirs": theirs, "ours": ours, "ratio": theirs[key] / ours[key], "ratio_median": theirs["ms"] / ours["ms"]}
+
+
+def peak_memory(op: str, side: str, size: str, dtype: str) -> float:
+    """Peak resident memory (MB) of one training pass above that of its inputs, in a process of its own."""
+    code = f"from benchmarks.kernels.ops import _peak; _peak({op!r}, {side!r}, {size!r}, {dtype!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(result.stdout)
+
+
+def _peak(op: str, side: str, size: str, dtype: str) -> None:
+    (case,) = cases(make_size(size, "cpu"), getattr(torch, dtype), [op])
+    small = next(c for c in cases(make_size("q64", "cpu"), getattr(torch, dtype), [op]))
+    runner(small, getattr(small, side), "training")()  # code is loaded and compiled
+    with torch.no_grad():
+        [t.add_(0) for t in case.tensors]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    runner(case, getattr(case, side), "training")()
+    print(json.dumps((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+def start_up() -> float:
+    """Seconds from the first import of numba to the end of all bodies of one network, with a filled cache."""
+    code = """
+import time, torch, scidiff.kernels as K
+g = K.full_graph(torch.tensor([0, 4, 8]))
+x, v, d = torch.randn(8, 12, requires_grad=True), torch.randn(8, 4, 3, requires_grad=True), torch.rand(24)
+u, W, b = torch.randn(24, 3), torch.randn(5, 12), torch.randn(12)
+began = time.perf_counter()
+h, dv = K.painn_message(x, v, d, u, W, b, g, K.BesselBasis(5, 2.0), K.CosineCutoff(2.0))
+out = K.gather_multiply_sum(x, torch.randn(24, 12, requires_grad=True), g)
+out = out + K.softmax_gather_sum(torch.randn(24, 12), x, g)
+(h.sum() + dv.sum() + out.sum()).backward()
+print(time.perf_counter() - began)
+"""
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    return min(float(run.stdout) for run in runs[1:])
