@@ -7,7 +7,6 @@ of `scidiff.kernels.tune_malloc` for size q. Writes ``results/kernels.json`` and
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -19,6 +18,7 @@ import torch
 
 from benchmarks import report
 from benchmarks.kernels import ops
+from benchmarks.kernels.lists import list_rows
 
 DTYPES = {"fp32": "float32", "fp64": "float64", "bf16": "bfloat16"}
 MUST = {  # ratios asked for with two threads and the default allocator
@@ -66,10 +66,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             content["memory"] = {
                 op: {s: ops.peak_memory(op, s, "r", DTYPES[args.dtype]) for s in sides} for op in MEMORY
             }
-    if importlib.util.find_spec("benchmarks.kernels.lists"):
-        from benchmarks.kernels import lists
-
-        content["lists"] = lists.records(args.device, quick=args.quick)
+        content["lists"] = list_rows(quick=args.quick)
     return content
 
 
@@ -137,9 +134,15 @@ against float64. Run `python -m benchmarks.kernels`; figures in `results/kernels
 {report.table(head, rows)}
 """
     if "lists" in content:
-        from benchmarks.kernels import lists
-
-        text += "\n" + lists.page(content["lists"])
+        lines = [
+            [r["case"], r["peer"], f"{r['peer_ms']:.3g}", f"{r['ours_ms']:.3g}", f"{r['ratio']:.1f}"]
+            if r["equal"]
+            else [r["case"], r["peer"], "wrong", f"{r['ours_ms']:.3g}", "-"]
+            for r in content["lists"]
+        ]
+        head = ["neighbour list", "against", "theirs, ms", "ours, ms", "ratio"]
+        text += "\nNeighbour lists, medians; a list that is not equal to ours has no time.\n\n"
+        text += report.table(head, lines) + "\n"
     return text
 
 

@@ -28,7 +28,7 @@ from scidiff.kernels.graph import NeighborList, as_neighbor_list
 __all__ = ["BACKENDS", "Call", "operation", "report", "transforms_active", "use_backend"]
 
 BACKENDS = ("auto", "triton", "numba", "chunked", "dense", "torch", "interpret")
-_GPU = ("triton", "torch")
+_GPU = {"neighbor_attention": ("dense", "torch")}  # others: triton, torch
 # bodies of each operation, in the order in which ``auto`` tries them; "interpret" stands for Triton on the CPU
 _CPU: dict[str, tuple[str, ...]] = {
     "gather_multiply_sum": ("numba", "chunked", "torch"),
@@ -202,7 +202,7 @@ def _choose(op: str, device: str, graph: NeighborList, asked: str, refusal: str)
             raise ValueError(f"backend {asked!r} cannot run {op}: {reason}. Use backend='auto' to let it be chosen.")
         return _note(op, device, asked, "asked for")
     skipped = []
-    for body in _CPU[op] if device == "cpu" else _GPU:
+    for body in _CPU[op] if device == "cpu" else _GPU.get(op, ("triton", "torch")):
         reason = "" if body == "torch" else refusal or _obstacle(op, device, graph, body)
         if body == "dense" and not reason:
             reason = _wasteful(graph)
@@ -223,16 +223,17 @@ def _note(op: str, device: str, body: str, reason: str) -> str:
 
 def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
     """Why a body cannot run this call; empty if it can."""
-    if body in ("triton", "interpret"):
-        return _no_triton(device, body)
-    if body not in _CPU[op]:
-        return f"this operation has the bodies {', '.join(_CPU[op])} and triton"
+    has_triton = op not in _GPU
+    if body not in (*_CPU[op], *(("triton", "interpret") if has_triton else ())):
+        return f"this operation has the bodies {', '.join(_CPU[op])}{' and triton' if has_triton else ''}"
     if body == "dense":
         return "" if isinstance(graph, FullGraph) else "it needs a full_graph, where each pair has one edge"
-    if device != "cpu":
-        return f"it runs on the CPU, and the tensors are on {device}"
     if graph.is_padded:
         return "lists of fixed size run through the torch definition"
+    if body in ("triton", "interpret"):
+        return _no_triton(device, body)
+    if body == "numba" and device != "cpu":
+        return f"it runs on the CPU, and the tensors are on {device}"
     return _no_numba() if body == "numba" else ""
 
 
