@@ -98,6 +98,10 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "scidiff.process.Component": _make("scidiff.process.Component", _VPSDE),
     "scidiff.process.Process": _PROCESS,
     "scidiff.targets.StableTarget": _make("scidiff.targets.StableTarget", _PROCESS),
+    "timeseries.data.datamodule.TimeSeriesDataModule": _make(
+        "timeseries.data.datamodule.TimeSeriesDataModule", "exchange"
+    ),
+    "timeseries.data.scaling.SeriesSpec": _make("timeseries.data.scaling.SeriesSpec", "h", 4, 8, lags=[5]),
     "timeseries.baselines.Ridge": _make("timeseries.baselines.Ridge", 4, 2),
     "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
     "trajectories.regression.PositionRegression": _make("trajectories.regression.PositionRegression", _EGNN),

@@ -110,7 +110,10 @@ def period(value: Any, freq: str) -> pd.Period:
     with quiet():
         if isinstance(value, pd.Period):
             value = value.to_timestamp()
-        return pd.Period(value, freq=normalize_freq(freq))
+        found = pd.Period(value, freq=normalize_freq(freq))
+    if not isinstance(found, pd.Period):
+        raise ValueError(f"{value!r} is not a time.")
+    return found
 
 
 def shift(start: pd.Period, steps: int) -> pd.Period:

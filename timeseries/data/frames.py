@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ def from_frame(
     if item_id is None and "item_id" in frame.columns:
         item_id = "item_id"
     if item_id is None:
-        wide = frame if timestamp is None else frame.set_index(timestamp)
+        wide: Any = frame if timestamp is None else frame.set_index(timestamp)
         if target is None:
             return from_wide(wide, freq)
         columns = [target] if isinstance(target, str) else list(target)
@@ -92,7 +93,8 @@ def from_long(
         raise ValueError(f"row {int((codes < 0).argmax())} has no {item_id}.")
     order = np.argsort(codes, kind="stable")
     ends = np.cumsum(np.bincount(codes, minlength=len(names)))
-    renamed = frame[[timestamp, *columns]].rename(columns={timestamp: "timestamp"})
+    table: Any = frame
+    renamed = table[[timestamp, *columns]].rename(columns={timestamp: "timestamp"})
     found = []
     for name, rows in zip(names, np.split(order, ends[:-1])):
         found += _series(renamed.iloc[rows], str(name), freq, columns, rows, is_list=not isinstance(target, str))
@@ -101,7 +103,7 @@ def from_long(
 
 def from_wide(frame: pd.DataFrame, freq: str | None = None) -> list[TimeSeries]:
     """One series a column; missing values before the first and after the last known one are cut off."""
-    table = frame.reset_index(names="timestamp")
+    table: Any = frame.reset_index(names="timestamp")
     found = []
     for column in frame.columns:
         (series,) = _series(table[["timestamp", column]], str(column), freq, [column], np.arange(len(table)))
