@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.special import ndtri
@@ -95,24 +96,30 @@ def gaussian_naive(
 class Ridge(Configurable):
     """Linear map from C past to P future values: minimises |Y - X W - b|^2 + alpha |W|^2, b unpenalised.
 
-    Both parts of a window are divided by the mean absolute value of the past (at least 1e-7), and forecasts multiplied
-    by it. Trained on synthetic windows and scored on real ones this is the linear predictive score of TSDiff.
+    Windows are scaled by their past: divided by its mean absolute value (at least 1e-7), or standardised. Trained on
+    synthetic windows and scored on real ones this is the linear predictive score of TSDiff.
 
     Args:
         context_length: C.
         prediction_length: P.
         alpha: Strength of the penalty, in scaled units.
+        scaling: ``"mean"`` or ``"std"``; that of the model whose synthetic windows are fitted.
 
     References: Kollovieh et al. 2023, section 5.3 (linear predictive score).
     """
 
-    def __init__(self, context_length: int, prediction_length: int, alpha: float = 1.0) -> None:
+    def __init__(
+        self, context_length: int, prediction_length: int, alpha: float = 1.0, scaling: Literal["mean", "std"] = "mean"
+    ) -> None:
+        if scaling not in ("mean", "std"):
+            raise ValueError(f"scaling must be 'mean' or 'std', got {scaling!r}.")
         if context_length < 1 or prediction_length < 1 or alpha < 0:
             raise ValueError(
                 f"expected context_length, prediction_length >= 1 and alpha >= 0, got {context_length}, "
                 f"{prediction_length} and {alpha}."
             )
         self.context_length, self.prediction_length, self.alpha = context_length, prediction_length, alpha
+        self.scaling = scaling
         self.weight = np.zeros((context_length, prediction_length))
         self.bias = np.zeros(prediction_length)
 
@@ -130,7 +137,8 @@ class Ridge(Configurable):
                 f"expected windows (N, {c + self.prediction_length}) of finite numbers, got shape {values.shape}."
             )
         if not is_scaled:
-            values = values / self._scale(values[:, :c])
+            location, scale = self._scale(values[:, :c])
+            values = (values - location) / scale
         x, y = values[:, :c], values[:, c:]
         x_mean, y_mean = x.mean(0), y.mean(0)
         x, y = x - x_mean, y - y_mean
@@ -141,9 +149,10 @@ class Ridge(Configurable):
     def predict(self, past: np.ndarray) -> np.ndarray:
         """Forecasts (W, P) from the last C values of each past (W, >= C)."""
         recent = np.asarray(past, dtype=np.float64)[:, -self.context_length :]
-        scale = self._scale(recent)
-        return (recent / scale @ self.weight + self.bias) * scale
+        location, scale = self._scale(recent)
+        return ((recent - location) / scale @ self.weight + self.bias) * scale + location
 
-    @staticmethod
-    def _scale(past: np.ndarray) -> np.ndarray:
-        return np.abs(past).mean(1, keepdims=True).clip(_SCALE_FLOOR)
+    def _scale(self, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if self.scaling == "std":
+            return past.mean(1, keepdims=True), past.std(1, keepdims=True).clip(_SCALE_FLOOR)
+        return np.zeros((len(past), 1)), np.abs(past).mean(1, keepdims=True).clip(_SCALE_FLOOR)

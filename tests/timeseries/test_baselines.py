@@ -111,7 +111,7 @@ def test_split_of_ett_by_the_repeat_baseline(name, steps, recorded):
 
 def test_missing_values_go_back_one_more_season():
     past = np.array([9.0, 1.0, 2.0, 3.0, np.nan, 5.0, np.nan])
-    assert seasonal_naive([past], 5, 3).tolist() == [[2.0, 5.0, 3.0, 2.0, 5.0]]
+    assert seasonal_naive([past], 5, 3).tolist() == [[1.0, 5.0, 3.0, 1.0, 5.0]]
     assert seasonal_naive([past], 2, 1).tolist() == [[5.0, 5.0]]
     assert seasonal_naive([past], 2, 20).tolist() == [[4.0, 4.0]]
 
@@ -142,6 +142,15 @@ def test_ridge_is_least_squares_on_the_augmented_system():
     forecast = (windows[:, :6] / scale @ wanted[:6] + wanted[6]) * scale
     assert np.allclose(ridge.predict(windows[:, :6]), forecast, atol=1e-10)
     assert np.allclose(ridge.predict(1e3 * windows[:, :6]), 1e3 * forecast, atol=1e-6)
+
+
+def test_standardised_ridge_ignores_level_and_scale():
+    rng = np.random.default_rng(1)
+    windows = rng.normal(2, 1, (50, 9))
+    ridge = Ridge(6, 3, scaling="std").fit(windows)
+    moved = Ridge(6, 3, scaling="std").fit(7 * windows - 100)
+    assert np.allclose(ridge.weight, moved.weight, atol=1e-9)
+    assert np.allclose(7 * ridge.predict(windows[:, :6]) - 100, moved.predict(7 * windows[:, :6] - 100), atol=1e-8)
 
 
 def test_wrong_arguments_are_refused():
