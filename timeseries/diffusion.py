@@ -148,7 +148,7 @@ class TimeSeriesDiffusion(DiffusionModule):
         t = self.sample_time(len(state), generator)
         x_t, _ = self.denoiser.process.perturb(state, t, generator=generator)
         result = self.loss(self.denoiser, state, t, x_t=x_t, cond=cond)
-        return StepLoss(result.total, result.parts, t)
+        return StepLoss(result.total, {}, t)
 
     def sample_time(self, num_samples: int, generator: torch.Generator) -> Tensor:
         """Times of the law; with ``preset="tsdiff"`` those of the 100 levels."""

@@ -107,6 +107,7 @@ class DiffusionForecaster(Pretrained):
             lags=spec.lags,
             scaling=spec.scaling,
             preset=module.preset,
+            law=module.law,
             denoiser=denoiser,
             spec=spec,
             **options,
