@@ -45,7 +45,7 @@ class DiffusionForecaster(Pretrained):
         law: Law of the noise.
         training: ``max_steps``, ``batch_size``, ``lr``, ``max_time``, ``accelerator``, ``seed``, ``min_past``.
         sampling: Defaults of `timeseries.tasks.SamplingOptions`, as a dict.
-        denoiser: Trained denoiser; set by `fit`.
+        denoiser: Trained denoiser; set by `fit`. Its parameters are frozen.
         spec: Windows it was trained on; set by `fit`.
         refine_time: Noise time of `refine`; set by `fit`.
 
@@ -115,7 +115,9 @@ class DiffusionForecaster(Pretrained):
 
     # Training
 
-    def fit(self, data: Any, *, progress: bool = False, callbacks: Sequence[Any] = (), **columns: Any) -> Any:
+    def fit(
+        self, data: Any, *, progress: bool = False, callbacks: Sequence[Any] = (), **columns: Any
+    ) -> DiffusionForecaster:
         """Train on all series of ``data``; the last P values of each are held out for the validation loss.
 
         Args:
