@@ -151,7 +151,7 @@ def _body(op: str, search: Search, backend: str | None) -> str:
         raise ValueError(f"backend 'numba' cannot run {op}: {reason}. Use backend='torch', or repair numba.")
     if name != "auto":
         return _dispatch._note(op, device, name, "asked for")
-    if device != "cpu":
+    if device != "cpu" or _dispatch.transforms_active():  # tensors of a transform have no memory for other bodies
         return _dispatch._note(op, device, "torch", "the first that can run")
     if not (reason := order.numba_missing()):
         return _dispatch._note(op, device, "numba", "the first that can run")

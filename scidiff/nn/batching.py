@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from scidiff.kernels import NeighborList, edge_geometry, full_graph, radius_graph
-from scidiff.kernels._dispatch import transforms_active
 
 __all__ = ["GraphBatch", "Layout", "flatten_dense", "flatten_sparse", "time_features"]
 
@@ -188,8 +187,7 @@ def _edges(pos: Tensor, batch_ptr: Tensor, cutoff: float | None) -> NeighborList
     if cutoff is None:
         return full_graph(batch_ptr)
     points = torch.nn.functional.pad(pos.detach(), (0, max(0, 3 - pos.shape[1])))  # neighbours are searched in space
-    backend = "torch" if transforms_active() else None  # a transform's tensors have no memory for other bodies
-    return radius_graph(points, cutoff, batch_ptr=batch_ptr, backend=backend)
+    return radius_graph(points, cutoff, batch_ptr=batch_ptr)
 
 
 def _pointers(batch: Tensor | None, num_nodes: int, device: torch.device) -> Tensor:

@@ -281,3 +281,22 @@ def test_bad_pointers_are_refused():
         radius_graph(torch.zeros(4, 3), 1.0, batch_ptr=torch.tensor([0, 5, 4]))
     with pytest.raises(ValueError, match="k must be at least 1"):
         knn_graph(torch.zeros(4, 3), 0)
+
+
+@pytest.mark.parametrize(
+    "search", [lambda pos: radius_graph(pos, 1.5), lambda pos: knn_graph(pos, 3)], ids=["radius", "knn"]
+)
+def test_search_inside_a_transform(search):
+    """Under torch.func the torch body runs, and finds the same edges."""
+    pos = torch.randn(12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+
+    def fn(pos):
+        g = search(pos)
+        found.append(g.edge_index.tolist())
+        return edge_geometry(pos, g)[1].square().sum()
+
+    _, slope = torch.func.jvp(fn, (pos,), (pos,))
+    assert found[0] == search(pos).edge_index.tolist()
+    assert slope.item() == pytest.approx(2 * fn(pos).item())  # scaling a sum of squares
+    assert torch.func.grad(fn)(pos).shape == pos.shape
