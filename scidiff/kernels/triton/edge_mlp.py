@@ -1,7 +1,7 @@
 """The two-layer edge network of EGNN with its hidden layers on the chip only, and its backward with recomputation.
 
 pre = a_target + b_source + d2 wd + e We; m = act(act(pre) W2 + b2), times sigmoid(m . w_g + b_g); h_i = sum m;
-dx_i = sum vec psi(m . w). Forward: a program owns 16 consecutive targets, walks their edges 64 at a time and adds the
+dx_i = sum vec psi(m . w). Forward: a program owns 16 consecutive targets, walks their edges 16 to 64 at a time and adds the
 messages of a tile to their rows by a product with a 0/1 matrix. Backward: programs walk all edges, recompute, and write
 the gradients of both pre-activations once; what is left are matrix products and sums over rows.
 
@@ -61,12 +61,12 @@ class _Inputs(NamedTuple):
         """Sizes, options and tiles of a launch."""
         width, out = self.W2.shape
         acc, columns = accumulator(*self), pad(out)
-        num_columns = 32 if columns > 128 or acc == tl.float64 else 64
+        edges = max(16, min(64, (2048 if acc == tl.float64 else 4096) // columns))  # what fits into registers
         return {
             "F": width, "F2": out, "FE": 0 if self.e is None else self.e.shape[1], "ACT": act,
             "HAS_GATE": self.gate_w is not None, "HAS_COORD": self.coord is not None,
             "RANGE": 0.0 if coord_range is None else float(coord_range), "ACC": acc, "PRECISION": precision(acc),
-            "BLOCK_E": 32 if columns > 128 or acc == tl.float64 else 64, "BLOCK_K": min(num_columns, pad(width)),
+            "BLOCK_E": edges, "BLOCK_K": min(32 if columns > 128 or acc == tl.float64 else 64, pad(width)),
             "BLOCK_F": columns,
         }  # fmt: skip
 

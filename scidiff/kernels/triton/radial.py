@@ -20,7 +20,7 @@ CUTOFFS = ("none", "cosine", "polynomial")
 
 
 def radial_arguments(radial: Any, acc: Any, device: torch.device) -> tuple[Tensor, dict[str, Any]]:
-    """The numbers of a pair of basis and cutoff as one small tensor on the device, and the constants that select formulas.
+    """The numbers of basis and cutoff as one small tensor on the device, and the constants that select formulas.
 
     Raises:
         ValueError: If there is no kernel for the basis or the cutoff.
