@@ -1,8 +1,11 @@
 """Softmax over the neighbours of a node, a channel at a time, and its two-pass backward.
 
-out_if = sum over e of p_ef x_source,f with p_ef = exp(l_ef - lse_if): one pass keeps the running maximum and sum of each
-channel, and the backward needs only the logarithm lse of the sum.
+out_if = sum over e of p_ef x_source,f with p_ef = exp(l_ef - lse_if): one pass keeps the running maximum and sum of
+each channel, and the backward needs only the logarithm lse of the sum.
 """
+
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# (kernels are typed by Triton's compiler)
 
 from typing import Any
 

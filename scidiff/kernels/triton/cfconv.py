@@ -3,6 +3,9 @@
 References: Schütt et al. 2017, "SchNet", eq. 2 and section 4.1.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# (kernels are typed by Triton's compiler)
+
 from typing import Any
 
 import triton

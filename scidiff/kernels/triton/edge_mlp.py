@@ -1,14 +1,17 @@
 """The two-layer edge network of EGNN with its hidden layers on the chip only, and its backward with recomputation.
 
 pre = a_target + b_source + d2 wd + e We; m = act(act(pre) W2 + b2), times sigmoid(m . w_g + b_g); h_i = sum m;
-dx_i = sum vec psi(m . w). Forward: a program owns 16 consecutive targets, walks their edges 16 to 64 at a time and adds the
-messages of a tile to their rows by a product with a 0/1 matrix. Backward: programs walk all edges, recompute, and write
-the gradients of both pre-activations once; what is left are matrix products and sums over rows.
+dx_i = sum vec psi(m . w). Forward: a program owns 16 consecutive targets, walks their edges 16 to 64 at a time and adds
+the messages of a tile to their rows by a product with a 0/1 matrix. Backward: programs walk all edges, recompute, and
+write the gradients of both pre-activations once; what is left are matrix products and sums over rows.
 
 A coordinate head of two layers is evaluated on the stored messages, between the passes.
 
 References: Satorras et al. 2021, "E(n) Equivariant Graph Neural Networks", eq. 3-6.
 """
+
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# (kernels are typed by Triton's compiler)
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -57,11 +60,11 @@ class _Inputs(NamedTuple):
         """The tensors, with any tensor in place of absent ones (kernels do not read them)."""
         return tuple(self.a if tensor is None else tensor for tensor in self)
 
-    def constants(self, act: str, coord_range: float | None) -> dict[str, Any]:
+    def constants(self, act: str, coord_range: float | None, most: int = 64) -> dict[str, Any]:
         """Sizes, options and tiles of a launch."""
         width, out = self.W2.shape
         acc, columns = accumulator(*self), pad(out)
-        edges = max(16, min(64, (2048 if acc == tl.float64 else 4096) // columns))  # what fits into registers
+        edges = max(16, min(most, (2048 if acc == tl.float64 else 4096) // columns))  # what fits into registers
         return {
             "F": width, "F2": out, "FE": 0 if self.e is None else self.e.shape[1], "ACT": act,
             "HAS_GATE": self.gate_w is not None, "HAS_COORD": self.coord is not None,
@@ -113,7 +116,7 @@ def edge_mlp_backward(
         gm, d_coord, d_vec = _head_backward(gm, gx.index_select(0, target), m, coord, vec, act, coord_range)
     single = coord[0] if len(coord) == 1 and gx is not None else None
     inputs = _Inputs(a, b, d2, wd, e, We, W2, b2, gate_w, gate_b, single, vec)
-    constants = inputs.constants(act, coord_range)
+    constants = inputs.constants(act, coord_range, most=32)
     num_edges, (width, out) = source.shape[0], W2.shape
     wide = torch_type(constants["ACC"])
     programs = min(PARTIALS, ceil_div(num_edges, constants["BLOCK_E"]))

@@ -8,6 +8,9 @@ References: Schütt et al. 2021, "Equivariant message passing for the prediction
 spectra", eq. 7-8.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# (kernels are typed by Triton's compiler)
+
 from typing import Any
 
 import triton
@@ -74,11 +77,12 @@ def _receivers(
     numbers, constants = radial_arguments(radial, acc, v.device)
     d_dist, d_unit = dist.new_empty(3, blocks, num_edges, dtype=wide), unit.new_empty(blocks, num_edges, 3, dtype=wide)
     d_W, d_bias = W.new_empty(programs, *W.shape, dtype=wide), W.new_empty(programs, 3 * width, dtype=wide)
+    inputs = (gh, gv, phi, v, dist, unit, W, bias)
     for part in range(3):  # one launch a part of the filter: together they would not fit into registers
         launch(
             _painn_receivers,
             (programs, blocks),
-            (gh, gv, phi, v, dist, unit, W, bias, source, target, numbers, d_dist[part], d_unit, d_W, d_bias, num_edges),
+            (*inputs, source, target, numbers, d_dist[part], d_unit, d_W, d_bias, num_edges),
             F=width, PART=part, KP=pad(radial.basis.num_basis), ACC=acc, INDEX=index_type(phi, v, d_unit, d_W),
             PRECISION=precision(acc), BLOCK_E=tile.edges, BLOCK_F=tile.channels, warps=8, **constants,
         )  # fmt: skip

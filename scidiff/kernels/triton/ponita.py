@@ -7,6 +7,9 @@ References: Bekkers et al. 2024, "Fast, Expressive SE(n) Equivariant Networks th
 Position-Orientation Space", eq. 6-8.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# (kernels are typed by Triton's compiler)
+
 import triton
 import triton.language as tl
 from torch import Tensor

@@ -1,7 +1,10 @@
 """Radial bases and cutoffs inside kernels: values and derivatives at the distances of a tile of edges.
 
-The formulas are those of `scidiff.kernels.basis`, chosen by its ``code`` and read from its ``constants``.
+The formulas are those of `scidiff.kernels.basis`, chosen by ``code``.
 """
+
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# (kernels are typed by Triton's compiler)
 
 from functools import lru_cache
 from typing import Any
@@ -33,8 +36,9 @@ def radial_arguments(radial: Any, acc: Any, device: torch.device) -> tuple[Tenso
             f"got {basis!r} and {cutoff!r}; other functions of distance run with backend='torch'."
         )
     extra = () if cutoff is None else tuple(cutoff.constants)
-    power = int(cutoff.constants[1]) if code == "polynomial" else 0
-    numbers = _on_device((*basis.constants, *extra), torch_type(acc), device)
+    power = int(extra[1]) if code == "polynomial" else 0
+    own = (basis.alpha, basis.first_centre, basis.beta) if basis.code == "expnorm" else tuple(basis.constants)
+    numbers = _on_device((*own, *extra), torch_type(acc), device)
     return numbers, {"BASIS": basis.code, "CUTOFF": code, "POWER": power, "K": basis.num_basis}
 
 

@@ -47,5 +47,5 @@ def twins(*tensors):
 
 def assert_close(got, expected, dtype=torch.float32, factor=1.0):
     assert got.shape == expected.shape
-    error = (got.double() - expected.double()).norm()
+    error = (got.double() - expected.detach().double()).norm()
     assert error <= factor * TOLERANCE[dtype] * expected.double().norm().clamp_min(1e-300), float(error)

@@ -1,4 +1,4 @@
-"""Channel-wise softmax, the edge network of EGNN and the PONITA convolution against the torch definitions in float64."""
+"""Channel-wise softmax, the network of EGNN and the PONITA convolution against the torch definitions in float64."""
 
 import pytest
 import torch
@@ -95,7 +95,7 @@ def test_messages_are_stored_only_if_asked_for():
 @pytest.mark.parametrize("degrees", [(), (0, 0)], ids=["no nodes", "no edges"])
 def test_edge_mlp_of_empty_graphs_gives_zeros(degrees):
     g, n = graph(degrees), len(degrees)
-    inputs, coord, vec = arguments(20, 24, coord=1)
+    inputs, coord, _ = arguments(20, 24, coord=1)
     inputs = [normal(n, 20), normal(n, 20), normal(0), *inputs[3:]]
     h, dx, _ = edge_mlp.edge_mlp(*inputs, coord, normal(0, 3), g.source, g.ptr, g.target, "silu", None, False)
     assert torch.equal(h, torch.zeros_like(normal(n, 24)))
@@ -110,7 +110,10 @@ def test_edge_mlp_of_empty_graphs_gives_zeros(degrees):
 )
 def test_ponita_and_its_gradients(dtype, orientations, basis_width, width):
     g, count = graph((3, 0, 9)), 12
-    x, basis = normal(3, orientations, width, dtype=dtype), normal(count, orientations, basis_width, dtype=dtype, seed=1)
+    x, basis = (
+        normal(3, orientations, width, dtype=dtype),
+        normal(count, orientations, basis_width, dtype=dtype, seed=1),
+    )
     W = normal(basis_width, width, dtype=torch.float32 if dtype == torch.bfloat16 else dtype, seed=2)
     up = normal(3, orientations, width, dtype=dtype, seed=3)
     leaves = twins(x, basis, W)
