@@ -133,7 +133,7 @@ def edge_mlp_backward(
         (*incoming, *inputs.pointers(), source, target, *outputs, num_edges),
         HAS_GM=gm is not None, INDEX=index_type(a, g1, g2), warps=8, stages=1, **constants,
     )  # fmt: skip
-    d_b2, d_gate, d_single = sums.sum(0).to(W2.dtype)
+    d_b2, d_gate, d_single = (sums[:, part].sum(0).to(W2.dtype) for part in range(3))  # results share no memory
     return (
         segment_sum(g1, ptr),
         segment_sum(g1, t_ptr, t_edge),
@@ -293,6 +293,27 @@ def _edge_mlp(
 
 
 @triton.jit
+def _first_layer_gradient(
+    dm, a, b, d2, wd, edges, We, W2, g1, h1, i, j, e, is_edge, f,
+    F: tl.constexpr, F2: tl.constexpr, FE: tl.constexpr, ACT: tl.constexpr, ACC: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Store the hidden layer and the gradient of pre, in blocks of hidden channels; returns that of d2."""
+    change = tl.zeros((BLOCK_E,), dtype=ACC)
+    for first in range(0, F, BLOCK_K):
+        k = first + tl.arange(0, BLOCK_K)
+        hidden, steep = _activate(_first_layer(a, b, d2, wd, edges, We, i, j, e, is_edge, k, F, FE, ACC), ACT)
+        in_weight = (k < F)[None, :] & (f < F2)[:, None]
+        weight = tl.load(W2 + k[None, :] * F2 + f[:, None], mask=in_weight, other=0.0).to(ACC)
+        grad = tl.dot(dm, weight, input_precision=PRECISION, out_dtype=ACC) * steep
+        in_hidden = is_edge[:, None] & (k < F)[None, :]
+        tl.store(g1 + e[:, None] * F + k[None, :], grad, mask=in_hidden)
+        tl.store(h1 + e[:, None] * F + k[None, :], hidden, mask=in_hidden)
+        change += tl.sum(grad * tl.load(wd + k, mask=k < F, other=0.0).to(ACC)[None, :], axis=1)
+    return change
+
+
+@triton.jit
 def _edge_mlp_backward(
     gh, gx, gm, a, b, d2, wd, edges, We, W2, b2, gate_w, gate_b, coord, vec, source, target,
     g1, h1, g2, d_d2, d_vec, sums, last, num_edges,
@@ -350,18 +371,10 @@ def _edge_mlp_backward(
         dm = tl.where(mask, dm * slope, 0.0)
         sum_b2 += tl.sum(dm, axis=0)
         tl.store(g2 + e[:, None] * F2 + f[None, :], dm, mask=mask)
-        change = tl.zeros((BLOCK_E,), dtype=ACC)
-        for first_k in range(0, F, BLOCK_K):
-            k = first_k + tl.arange(0, BLOCK_K)
-            pre = _first_layer(a, b, d2, wd, edges, We, i, j, e, is_edge, k, F, FE, ACC)
-            hidden, steep = _activate(pre, ACT)
-            in_weight = (k < F)[None, :] & (f < F2)[:, None]
-            weight = tl.load(W2 + k[None, :] * F2 + f[:, None], mask=in_weight, other=0.0).to(ACC)
-            grad = tl.dot(dm, weight, input_precision=PRECISION, out_dtype=ACC) * steep
-            in_hidden = is_edge[:, None] & (k < F)[None, :]
-            tl.store(g1 + e[:, None] * F + k[None, :], grad, mask=in_hidden)
-            tl.store(h1 + e[:, None] * F + k[None, :], hidden, mask=in_hidden)
-            change += tl.sum(grad * tl.load(wd + k, mask=k < F, other=0.0).to(ACC)[None, :], axis=1)
+        change = _first_layer_gradient(
+            dm, a, b, d2, wd, edges, We, W2, g1, h1, i, j, e, is_edge, f,
+            F, F2, FE, ACT, ACC, PRECISION, BLOCK_E, BLOCK_K,
+        )  # fmt: skip
         tl.store(d_d2 + e, change, mask=is_edge)
     at = sums + program * (3 * F2) + f
     tl.store(at, sum_b2, mask=f < F2)
