@@ -32,7 +32,7 @@ _GPU = {"neighbor_attention": ("dense", "torch")}  # others: triton, torch
 # bodies of each operation, in the order in which ``auto`` tries them; "interpret" stands for Triton on the CPU
 _CPU: dict[str, tuple[str, ...]] = {
     "gather_multiply_sum": ("numba", "chunked", "torch"),
-    "weighted_sum": ("numba", "chunked", "torch"),
+    "weighted_sum": ("dense", "numba", "chunked", "torch"),
     "edge_dot": ("numba", "chunked", "torch"),
     "cfconv": ("numba", "torch"),
     "painn_message": ("numba", "torch"),

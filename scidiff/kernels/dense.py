@@ -1,4 +1,4 @@
-"""Attention over small full graphs as products of padded matrices, differentiable to any order."""
+"""Operations on small full graphs as products of padded matrices, differentiable to any order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from torch import Tensor
 
 from scidiff.kernels.graph import NeighborList
 
-__all__ = ["neighbor_attention"]
+__all__ = ["neighbor_attention", "weighted_sum"]
+
+
+def weighted_sum(x: Tensor, a: Tensor, graph: NeighborList) -> Tensor:
+    """sum_{e -> i} a_eh x_source,h; x (N, F), a (E, H) -> (N, F)."""
+    heads = a.shape[1]
+    values = _heads(graph, x.unflatten(1, (heads, -1)))
+    out = torch.bmm(_square(graph, a, 0.0), values)
+    return _nodes(graph, out, heads).flatten(1)
 
 
 def neighbor_attention(
@@ -15,19 +23,37 @@ def neighbor_attention(
 ) -> tuple[Tensor, Tensor | None]:
     """softmax_j(q_i . k_j / sqrt(D) + bias_ij) applied to v (N, H, D) and v_vec (N, H, D, 3); rows without edges: 0."""
     heads, width = q.shape[1:]
-    q, k, values = (graph.to_dense(x).transpose(1, 2) for x in (q * width**-0.5, k, v))  # (G, H, n, D)
-    logits = q @ k.transpose(-1, -2)
-    if bias is not None:
-        cells = graph.num_graphs * graph.max_nodes**2
-        square = bias.new_zeros(cells, heads).index_copy(0, graph.edge_slot, bias)
-        logits = logits + square.view(graph.num_graphs, graph.max_nodes, graph.max_nodes, heads).permute(0, 3, 1, 2)
-    is_edge = graph.node_mask[:, None, :, None] & graph.node_mask[:, None, None, :]
-    if graph.kind == "full":
-        is_edge = is_edge & ~torch.eye(graph.max_nodes, dtype=torch.bool, device=q.device)
-    lowest = torch.finfo(logits.dtype).min  # finite, so that rows without edges are no NaN
-    p = torch.softmax(logits.masked_fill(~is_edge, lowest), dim=-1) * is_edge
-    out = graph.from_dense((p @ values).transpose(1, 2))
+    bias = q.new_zeros(graph.num_edges, heads) if bias is None else bias
+    lowest = torch.finfo(q.dtype).min  # of pairs that are no edges; finite, so that rows without edges are no NaN
+    logits = torch.baddbmm(
+        _square(graph, bias, lowest), _heads(graph, q), _heads(graph, k).transpose(1, 2), alpha=width**-0.5
+    )
+    p = torch.softmax(logits, dim=-1)
+    has_edges = (graph.degree > 0)[:, None, None]
+    out = torch.where(has_edges, _nodes(graph, torch.bmm(p, _heads(graph, v)), heads), 0.0)
     if v_vec is None:
         return out, None
-    vectors = graph.to_dense(v_vec.flatten(2)).transpose(1, 2)
-    return out, graph.from_dense((p @ vectors).transpose(1, 2)).unflatten(2, v_vec.shape[2:])
+    vectors = _nodes(graph, torch.bmm(p, _heads(graph, v_vec.flatten(2))), heads)
+    return out, torch.where(has_edges, vectors, 0.0).unflatten(2, v_vec.shape[2:])
+
+
+def _square(graph: NeighborList, values: Tensor, other: float) -> Tensor:
+    """Values of edges (E, H) as matrices (G H, n, n) with one row a target; ``other`` where there is no edge."""
+    num, size, heads = graph.num_graphs, graph.max_nodes, values.shape[1]
+    start = values.new_full((num * size * size, heads), other)
+    cells = start.index_copy(0, graph.edge_slot, values)
+    return cells.view(num, size * size, heads).transpose(1, 2).reshape(num * heads, size, size)
+
+
+def _heads(graph: NeighborList, x: Tensor) -> Tensor:
+    """Node features (N, H, D) as matrices (G H, n, D)."""
+    num, size = graph.num_graphs, graph.max_nodes
+    dense = x.reshape(num, size, *x.shape[1:]) if x.shape[0] == num * size else graph.to_dense(x)
+    return dense.transpose(1, 2).reshape(num * x.shape[1], size, x.shape[2])
+
+
+def _nodes(graph: NeighborList, x: Tensor, heads: int) -> Tensor:
+    """Matrices (G H, n, D) as node features (N, H, D)."""
+    num, size = graph.num_graphs, graph.max_nodes
+    dense = x.view(num, heads, size, x.shape[2]).transpose(1, 2)
+    return dense.flatten(0, 1) if graph.num_nodes == num * size else graph.from_dense(dense)

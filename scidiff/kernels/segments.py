@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from scidiff.kernels import ops, ref
+from scidiff.kernels import dense, ops, ref
 from scidiff.kernels._dispatch import Call, operation
 from scidiff.kernels.graph import NeighborList
 
@@ -100,6 +100,8 @@ def weighted_sum(x: Tensor, a: Tensor, g: NeighborList | Tensor, *, backend: str
     if call.body == "torch":
         return call.node_result(ref.weighted_sum(*features, call.source, call.target), x)
     features = features[0], features[1] if a.dim() == 2 else features[1][:, None]
+    if call.body == "dense":
+        return call.node_result(dense.weighted_sum(*features, call.graph), x)
     return call.node_result(ops.weighted_sum(*features, *call.arrays(), False, call.body), x)
 
 

@@ -54,6 +54,7 @@ CASES = {
         lambda a, b, d2, wd, W, b2, **kw: K.edge_mlp(a, b, GRAPH, d2=d2, wd=wd, W2=W, b2=b2, **kw),
         *((N, F), (N, F), (E,), (F,), (F, 3), (3,)),
     ),
+    "weighted_sum full": case(lambda x, a, **kw: K.weighted_sum(x, a, FULL, **kw), (8, F), (FULL.num_edges, 2)),
     "neighbor_attention": case(
         lambda q, k, v, b, u, **kw: K.neighbor_attention(q, k, v, FULL, b, u, **kw),
         *((8, 2, 3), (8, 2, 3), (8, 2, 2), (FULL.num_edges, 2), (8, 2, 2, 3)),
@@ -65,7 +66,8 @@ CASES = {
 }
 OTHER = {"edge_mlp": ["chunked"], "neighbor_attention": ["dense"]}
 OTHER |= {op: ["numba", "chunked"] for op in ("gather_multiply_sum", "weighted_sum", "edge_dot")}
-BODIES = [(op, body) for op in CASES for body in OTHER.get(op.split()[0], ["numba"])]
+BODIES = [("weighted_sum full", "dense")]
+BODIES += [(op, body) for op in CASES for body in OTHER.get(op.split()[0], ["numba"])]
 
 
 def inputs(op, dtype=torch.float64):
