@@ -153,11 +153,15 @@ def test_nspdk_does_not_depend_on_the_hash_seed():
 @needs_data
 @pytest.mark.slow
 def test_nspdk_floor_of_qm9():
-    """10,000 random training molecules against the 13,082 test molecules: 0.00016 as recorded, to one unit."""
+    """10,000 random training molecules against the 13,082 test molecules: 0.00016 as recorded.
+
+    For equal laws the statistic has the mean (1 - mean k)(1/n + 1/m) = 0.000155 and the standard deviation
+    (2 sum of squared eigenvalues)^(1/2) (1/n + 1/m) = 9.2e-6, both measured on 1,200 molecules.
+    """
     root = data_folder()
     with gzip.open(root / "molecules/qm9/qm9_smiles_by_gdb_id.smi.gz", "rt") as stream:
         lines = [line.split()[0] for line in stream]
     rows = read_npz(root / "graphs/smiles/gdss_test_idx.npz")["qm9_row"]
     train = np.random.default_rng(0).permutation(np.setdiff1d(np.arange(len(lines)), rows))[:10_000]
     found = nspdk_mmd2(mols(lines[k] for k in train), mols(lines[k] for k in rows))
-    assert found == pytest.approx(0.00016, abs=0.00001)
+    assert found == pytest.approx(0.00016, abs=3 * 9.2e-6 + 0.5e-5)
