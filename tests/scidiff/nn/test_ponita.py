@@ -181,6 +181,7 @@ def test_calibration_happens_once_and_is_saved():
     def weights():
         return [w.detach().clone() for b in net.blocks for w in (b.conv.spatial.weight, b.conv.fiber.weight)]
 
+    @torch.no_grad()
     def spreads():
         found, hooks = [], []
         for block in net.blocks:
