@@ -11,9 +11,11 @@ from tests.timeseries.models import exact_forecaster, kernel, posterior, seasona
 from timeseries import DiffusionForecaster
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries, as_series
+from timeseries.data.windows import WindowStore
 from timeseries.diffusion import make_denoiser
 from timeseries.networks import S4Backbone
 from timeseries.refinement import RefineOptions, representative_time
+from timeseries.tasks import draw_windows, profile
 
 START = pd.Period("2021-01-01 00:00", "h")
 SMALL = {"width": 8, "num_layers": 1, "state_size": 4, "step_size": 8}
@@ -71,6 +73,21 @@ def test_parity_profile_is_guided_by_the_context():
         [posterior(np.r_[w[:24] / s, np.zeros(12)], np.arange(36) < 24)[0][24:] * s for w, s in zip(windows, scales)]
     )
     assert np.corrcoef(fc.mean.flatten(), exact.flatten())[0, 1] > 0.8
+
+
+def test_quantile_guidance_gives_each_sample_its_level():
+    """Sample j is pulled to level (j + 1)/(S + 1) of the observed values: low ones lie below them, high ones above."""
+    m = exact_forecaster(preset="tsdiff")
+    assert m.denoiser is not None
+    assert m.spec is not None
+    data = as_series(list(gaussian_windows(2)), "h")
+    store = WindowStore(data, m.spec)
+    windows = store.take(store.ends(12), hide_future=True)
+    options = profile("parity", guidance_scale=4.0)
+    drawn = draw_windows(m.denoiser, m.spec, windows, 9, [(0, k) for k in range(2 * 9)], options)
+    residual = (drawn.values[:, :24, 0].unflatten(0, (2, 9)) - windows.values[:, None, :24, 0, 0]).mean((0, 2))
+    assert np.corrcoef(residual, np.arange(9))[0, 1] > 0.8
+    assert float(residual[0]) < 0 < float(residual[-1])
 
 
 def test_imputation_is_the_posterior_between_observed_values():

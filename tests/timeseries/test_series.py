@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from scidiff.assets import data_folder
-from timeseries.data import datasets
-from timeseries.data.calendar import period, shift
+from timeseries.data import classics, datasets
+from timeseries.data.calendar import normalize_freq, period, shift
 from timeseries.data.series import TimeSeries, as_series, to_entries
 
 needs_data = pytest.mark.skipif(
@@ -189,6 +189,34 @@ def test_benchmark_sets_have_the_published_splits(name, series, windows, first, 
     for s in data.test:
         n = min(len(own[s.item_id]), len(s) - data.prediction_length)
         assert np.array_equal(own[s.item_id][:n], s.values[:n], equal_nan=True)
+
+
+# name: length, first period, first and last value, missing values
+CLASSIC_FACTS = {
+    "airline_passengers": (144, "1949-01", 112.0, 432.0, 0),
+    "sunspots": (2820, "1749-01", 58.0, None, 0),
+    "min_temperatures": (3652, "1981-01-01", 20.7, None, 2),
+    "taylor": (4032, "2000-01-01 00:00", 22262.0, None, 0),
+    "taxi": (10_320, "2014-07-01 00:00", 10844.0, None, 0),
+    "gasoline": (1578, "1991-02-08", 6621.0, 8864.0, 1),
+    "influenza": (None, "1997-10-06", 1.10148, None, None),
+    "shampoo": (36, "2000-01", 266.0, None, 0),
+    "water_usage": (79, "1885", 356.0, None, 0),
+}
+
+
+@needs_data
+@pytest.mark.parametrize("name", classics.CLASSICS)
+def test_classic_series_have_a_calendar(name):
+    found = classics.load_classic(name)
+    assert found.freq == normalize_freq(classics.CLASSICS[name].freq)
+    length, first, head, tail, missing = CLASSIC_FACTS.get(name, (None,) * 5)
+    assert length is None or len(found) == length
+    assert first is None or found.start == period(first, found.freq)
+    assert head is None or found.values[0] == head
+    assert tail is None or found.values[-1] == tail
+    assert missing is None or np.isnan(found.values).sum() == missing
+    assert np.isfinite(found.values).mean() > 0.9
 
 
 def test_unknown_sets_and_absent_files(tmp_path):

@@ -19,7 +19,7 @@ from scidiff.assets import data_folder, suggestion
 from timeseries.data import calendar, frames
 from timeseries.data.series import TimeSeries
 
-__all__ = ["BenchmarkSet", "load_benchmark", "names"]
+__all__ = ["BenchmarkSet", "data_root", "load_benchmark", "names"]
 
 _DAY = 24
 
@@ -85,12 +85,21 @@ def load_benchmark(name: str, root: str | Path | None = None) -> BenchmarkSet:
     """
     if name not in _READERS:
         raise ValueError(f"no benchmark set {name!r}{suggestion(name, names())}.")
-    if root is None:
-        folder = data_folder()
-        if folder is None:
-            raise FileNotFoundError(f"the set {name!r} needs its files: set SCIDIFF_DATA to the data folder.")
-        root = folder / "timeseries"
-    return _READERS[name](Path(root))
+    return _READERS[name](data_root(root))
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """``root``, or the folder ``timeseries`` in ``$SCIDIFF_DATA``.
+
+    Raises:
+        FileNotFoundError: If neither is given.
+    """
+    if root is not None:
+        return Path(root)
+    folder = data_folder()
+    if folder is None:
+        raise FileNotFoundError("this needs the data files: set SCIDIFF_DATA to the data folder.")
+    return folder / "timeseries"
 
 
 def _exchange(root: Path) -> BenchmarkSet:
