@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from scidiff.chunks import Chunks
 
-__all__ = ["Draw", "generate"]
+__all__ = ["Draw", "generate", "quiet_lightning"]
 
 Draw = Callable[[np.ndarray, Callable[[], None]], Mapping[str, np.ndarray]]
 """``draw(index, advance)`` returns arrays for the samples ``index`` (B,) and calls ``advance()`` after each step."""
@@ -74,7 +74,7 @@ def generate(
     chunks.check()
     plan = _Plan(np.asarray(order, dtype=np.int64), chunks, batch_size, note)
     handler = signal.getsignal(signal.SIGINT)
-    with _quiet():
+    with quiet_lightning():
         run = pl.Trainer(
             logger=False,
             enable_checkpointing=False,
@@ -168,8 +168,8 @@ def _say_what_is_kept(chunks: Chunks, total: int, note: Callable[[str], None] | 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Lightning's remarks on hardware and workers, which are meant for training."""
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's remarks on hardware, workers and the end of a run, as a library must."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

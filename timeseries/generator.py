@@ -17,15 +17,15 @@ from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries, as_series
 from timeseries.data.windows import Cuts, Windows, WindowStore
 from timeseries.diffusion import Preset, scaled
+from timeseries.fitting import TRAINING, train
 from timeseries.forecast import Forecast, Imputation
-from timeseries.paths import STRIDE, Bar, InitialSeed, base_paths, fill, num_parts, path_seeds, span, window_start
+from timeseries.paths import STRIDE, Bar, base_paths, fill, num_parts, path_seeds, window_start
 from timeseries.refinement import RefineOptions, refine_windows, representative_time
 from timeseries.tasks import SamplingOptions, draw_windows, profile
 
 __all__ = ["DiffusionForecaster"]
 
 _REFERENCE_WINDOWS = 1024
-_TRAINING = {"max_steps": 2000, "batch_size": 64, "lr": 1e-3, "max_time": None, "accelerator": "auto", "seed": 0}
 
 
 class DiffusionForecaster(Pretrained):
@@ -43,7 +43,7 @@ class DiffusionForecaster(Pretrained):
         preset: See `timeseries.diffusion.make_denoiser`.
         network: Network whose arguments are used; `timeseries.networks.S4Backbone` by default.
         law: Law of the noise.
-        training: ``max_steps``, ``batch_size``, ``lr``, ``max_time``, ``accelerator``, ``seed``, ``min_past``.
+        training: Changes of `timeseries.fitting.TRAINING`, such as ``max_steps``, ``max_time``, ``lr``.
         sampling: Defaults of `timeseries.tasks.SamplingOptions`, as a dict.
         denoiser: Trained denoiser; set by `fit`. Its parameters are frozen.
         spec: Windows it was trained on; set by `fit`.
@@ -76,8 +76,8 @@ class DiffusionForecaster(Pretrained):
     ) -> None:
         if freq is not None:
             calendar.normalize_freq(freq)
-        if unknown := set(training or {}) - set(_TRAINING) - {"min_past"}:
-            raise ValueError(f"unknown training options {sorted(unknown)}; known: {sorted(_TRAINING)} and min_past.")
+        if unknown := set(training or {}) - set(TRAINING):
+            raise ValueError(f"unknown training options {sorted(unknown)}; known: {', '.join(TRAINING)}.")
         SamplingOptions(**(sampling or {}))
         self.freq, self.prediction_length, self.context_length = freq, prediction_length, context_length
         self.lags, self.scaling = lags, scaling
@@ -129,52 +129,22 @@ class DiffusionForecaster(Pretrained):
         Returns:
             This object.
         """
-        import pytorch_lightning as pl
-
-        from timeseries.data.datamodule import TimeSeriesDataModule
-        from timeseries.diffusion import TimeSeriesDiffusion
-
-        options = {**_TRAINING, **self.training}
         series = as_series(data, self.freq, **columns)
-        module_data = TimeSeriesDataModule.from_series(
+        trained = train(
             series,
-            prediction_length=self.prediction_length,
-            context_length=self.context_length,
-            lags=self.lags,
-            scaling=self.scaling,
-            batch_size=options["batch_size"],
-            min_past=options.get("min_past"),
-            seed=options["seed"],
+            self.training,
+            windows={
+                "prediction_length": self.prediction_length,
+                "context_length": self.context_length,
+                "lags": self.lags,
+                "scaling": self.scaling,
+            },
+            model={"network": self.network_template[0], "preset": self.preset, "law": self.law},
+            progress=progress,
+            callbacks=callbacks,
         )
-        spec = module_data.spec
-        with InitialSeed(options["seed"]):
-            module = TimeSeriesDiffusion(
-                self.network_template[0],
-                spec=spec,
-                preset=self.preset,
-                law=self.law,
-                lr=options["lr"],
-                noise_seed=options["seed"],
-            )
-        trainer = pl.Trainer(
-            max_steps=options["max_steps"],
-            max_time=options["max_time"],
-            accelerator=options["accelerator"],
-            gradient_clip_val=1.0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            callbacks=list(callbacks),
-        )
-        trainer.fit(module, datamodule=module_data)
-        trained = DiffusionForecaster.from_module(module)
-        self._adopt(trained.denoiser, spec)
-        self.metadata = {
-            "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
-            "provenance": {"steps": trainer.global_step, "training span": span(series)},
-        }
+        self._adopt(DiffusionForecaster.from_module(trained.module).denoiser, trained.module.spec)
+        self.metadata = {"metrics": trained.metrics, "provenance": trained.provenance}
         self.calibrate(series)
         return self
 
@@ -417,7 +387,7 @@ class DiffusionForecaster(Pretrained):
 
     # Helpers
 
-    def _adopt(self, denoiser: Denoiser | None, spec: SeriesSpec) -> None:
+    def _adopt(self, denoiser: Denoiser | None, spec: SeriesSpec | None) -> None:
         self.denoiser, self.spec = denoiser, spec
         self._remember(denoiser=denoiser, spec=spec)
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 
-from timeseries.data import calendar
 from timeseries.data.scaling import SeriesSpec
-from timeseries.data.series import TimeSeries
 from timeseries.tasks import SamplingOptions
 
-__all__ = ["STRIDE", "Bar", "InitialSeed", "base_paths", "fill", "num_parts", "path_seeds", "span", "window_start"]
+__all__ = ["STRIDE", "Bar", "base_paths", "fill", "num_parts", "path_seeds", "window_start"]
 
 STRIDE = 2**20  # seeds (s, item * STRIDE + sample): a path does not depend on how many there are
 
@@ -80,24 +77,3 @@ class Bar:
 
     def _advance(self) -> None:
         self.bar.update()
-
-
-class InitialSeed:
-    """Initial weights from a seed, with the global generator put back afterwards."""
-
-    def __init__(self, seed: int) -> None:
-        self.fork, self.seed = torch.random.fork_rng(devices=[]), seed
-
-    def __enter__(self) -> None:
-        self.fork.__enter__()
-        torch.default_generator.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self.fork.__exit__(*error)
-
-
-def span(series: Sequence[TimeSeries]) -> list[str]:
-    """First and last period of a set of series."""
-    first = min((s.start for s in series), key=lambda p: p.ordinal)
-    last = max((calendar.shift(s.start, len(s) - 1) for s in series), key=lambda p: p.ordinal)
-    return [str(first), str(last)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from scidiff.assets import suggestion
@@ -65,7 +66,8 @@ def load_classic(name: str, root: str | Path | None = None) -> TimeSeries:
     if not path.is_file():
         raise FileNotFoundError(f"no {entry.file} in {str(path.parent)!r}: set SCIDIFF_DATA to the data folder.")
     table: Any = pd.read_csv(path)
-    values = pd.to_numeric(table[entry.column or table.columns[-1]], errors="coerce").to_numpy(dtype=float)
+    column: Any = pd.to_numeric(table[entry.column or table.columns[-1]], errors="coerce")
+    values = column.to_numpy(dtype=np.float64)
     if not entry.is_dated:
         return TimeSeries(values, calendar.period("2000-01-01", entry.freq), name)
     if "hour" in table.columns:
