@@ -11,15 +11,28 @@ from scidiff.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from graphs.data import GraphDataModule, GraphSet, GraphSpec
+    from graphs.diffusion import GDSSDiffusion, GraphDiffusion
+    from graphs.generator import GraphGenerator
     from graphs.graph_list import GraphList
 
 _HOMES = {
+    "GDSSDiffusion": "graphs.diffusion",
     "GraphDataModule": "graphs.data",
+    "GraphDiffusion": "graphs.diffusion",
+    "GraphGenerator": "graphs.generator",
     "GraphList": "graphs.graph_list",
     "GraphSet": "graphs.data",
     "GraphSpec": "graphs.data",
 }
 
-__all__ = ["GraphDataModule", "GraphList", "GraphSet", "GraphSpec"]
+__all__ = [
+    "GDSSDiffusion",
+    "GraphDataModule",
+    "GraphDiffusion",
+    "GraphGenerator",
+    "GraphList",
+    "GraphSet",
+    "GraphSpec",
+]
 
 __getattr__, __dir__ = lazy_exports(__name__, _HOMES)

@@ -94,6 +94,7 @@ class PredictorCorrector(LangevinSolver):
         predictor: ``"reverse_diffusion"`` or ``"euler_maruyama"``.
         corrector: ``"langevin"``, or ``"ald"`` for annealed Langevin dynamics, delta = 2 a (snr sigma)^2.
         batch_norms: Average both norms over the batch, as the published sampler does; this couples the samples.
+        scale_eps: Factor of the noise of the corrections (Jo et al. 2022 take 0.7 to 0.9).
         last_mean: Leave out the noise of the last predictor step.
 
     Raises:
@@ -109,6 +110,7 @@ class PredictorCorrector(LangevinSolver):
         predictor: Literal["reverse_diffusion", "euler_maruyama"] = "reverse_diffusion",
         corrector: Literal["langevin", "ald"] = "langevin",
         batch_norms: bool = False,
+        scale_eps: float = 1.0,
         last_mean: bool = True,
     ) -> None:
         predictors = {"reverse_diffusion": ReverseDiffusion(), "euler_maruyama": EulerMaruyama()}
@@ -118,7 +120,7 @@ class PredictorCorrector(LangevinSolver):
                 f"'langevin' or 'ald', got {snr}, {corrector_steps}, {predictor!r}, {corrector!r}."
             )
         self.snr, self.corrector_steps, self.corrector = snr, corrector_steps, corrector
-        self.batch_norms, self.last_mean = batch_norms, last_mean
+        self.batch_norms, self.scale_eps, self.last_mean = batch_norms, scale_eps, last_mean
         self._predictor = predictors[predictor]
 
     def rows(self, process: Process, grid: Tensor) -> list[Row]:
@@ -134,7 +136,7 @@ class PredictorCorrector(LangevinSolver):
         whole = Curve(curve.schedule, begin, end)
         filled = self._predictor.fill(whole, rows)
         is_correction = like_rows([not row.is_last for row in rows], curve.t)
-        correction = langevin_row(whole, self.snr)
+        correction = langevin_row(whole, self.snr, self.scale_eps)
         filled = {key: torch.where(is_correction, correction[key], value) for key, value in filled.items()}
         if self.last_mean:
             filled["noise"][-1] = 0

@@ -28,8 +28,8 @@ class S4(LangevinSolver):
         snr: Signal-to-noise ratio of the correction; 0 switches it off.
         scale_eps: Factor of the noise of the correction.
         legacy_variance: Variance sigma_{t|m}^2 in the half steps, without the division by alpha_{t|m}^2, as published
-        for
-            variance-preserving components.
+            for variance-preserving components.
+        batch_norms: Average both norms over the batch, as the published sampler does; this couples the samples.
 
     Raises:
         ValueError: If ``snr`` is negative, or times differ between elements.
@@ -37,10 +37,13 @@ class S4(LangevinSolver):
     References: Jo, Lee and Hwang 2022 (GDSS), section 3.3 and appendix (S4 solver).
     """
 
-    def __init__(self, snr: float = 0.15, scale_eps: float = 0.7, legacy_variance: bool = False) -> None:
+    def __init__(
+        self, snr: float = 0.15, scale_eps: float = 0.7, legacy_variance: bool = False, batch_norms: bool = False
+    ) -> None:
         if snr < 0:
             raise ValueError(f"snr must be at least 0, got {snr}.")
         self.snr, self.scale_eps, self.legacy_variance = snr, scale_eps, legacy_variance
+        self.batch_norms = batch_norms
 
     def rows(self, process: Process, grid: Tensor) -> list[Row]:
         refuse_vector_time(self, grid)
