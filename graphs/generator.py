@@ -57,7 +57,7 @@ class GraphGenerator(Pretrained):
             raise ValueError("a GraphGenerator needs the GraphSpec of its training data beside the denoiser.")
         self.denoiser = denoiser.eval()
         self.spec = spec
-        self.sampling = {"steps": 50, "solver": "ddim", "solver_options": {}, "grid": "uniform", **(sampling or {})}
+        self.sampling = {"steps": 63, "solver": "ddim", "solver_options": {}, "grid": "quadratic", **(sampling or {})}
         unknown = set(self.sampling) - {"steps", "solver", "solver_options", "grid"}
         if unknown:
             raise ValueError(f"sampling has the keys steps, solver, solver_options and grid, got {sorted(unknown)}.")

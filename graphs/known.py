@@ -57,6 +57,9 @@ def known_part(
         rows = [_reals(data, attributes.node_features, "node") for data in nodes]
         values["features"][0, :k] = _standard(rows, spec.feature_mean, spec.feature_std)
         masks["features"] = is_known
+    if attributes.edge_features:
+        values["edge_features"] = torch.zeros(1, size, size, len(spec.edge_feature_mean))
+        masks["edge_features"] = torch.zeros(1, size, size, dtype=torch.bool)
     if what == "nodes":
         return values, masks
     i, j = (torch.tensor([number[edge[end]] for edge in edges], dtype=torch.int64) for end in (0, 1))
@@ -67,10 +70,10 @@ def known_part(
     else:
         masks["adj"][0, i, j] = masks["adj"][0, j, i] = True
     if attributes.edge_features:
-        wide = torch.zeros(1, size, size, len(spec.edge_feature_mean))
         rows = [_reals(data, attributes.edge_features, "edge") for *_, data in edges]
-        wide[0, i, j] = wide[0, j, i] = _standard(rows, spec.edge_feature_mean, spec.edge_feature_std)
-        values["edge_features"], masks["edge_features"] = wide, values["adj"] > 0
+        scaled = _standard(rows, spec.edge_feature_mean, spec.edge_feature_std)
+        values["edge_features"][0, i, j] = values["edge_features"][0, j, i] = scaled
+        masks["edge_features"] = values["adj"] > 0
     return values, masks
 
 
