@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graphs.data.graph_set import GraphSet
+from graphs.data.graph_set import GraphSet, joined
 from graphs.data.spec import GraphSpec
 from graphs.graph_list import GraphList
 from graphs.known import known_part
@@ -164,7 +164,7 @@ class GraphGenerator(Pretrained):
                     sizes[chunk], [seeds[k] for k in chunk], own, settings, guides, lambda info: bar.advance()
                 )
                 parts.append(self._graphs(state, sizes[chunk], own))
-        graphs = _joined(parts).subset(np.argsort(order))
+        graphs = joined(parts).subset(np.argsort(order))
         graphs = keep_largest_component(graphs) if keep == "largest_component" else graphs
         return GraphList(graphs, seeds, nfe)
 
@@ -321,18 +321,6 @@ def _trained(module: Any, sampling: Mapping[str, Any] | None) -> tuple[Denoiser,
         denoiser = Denoiser.from_config(module.denoiser.to_config())
         denoiser.load_state_dict(module.denoiser.state_dict())
     return denoiser, module.spec, {**module.sampling, **(sampling or {})}
-
-
-def _joined(parts: list[GraphSet]) -> GraphSet:
-    """All graphs of sets with one vocabulary, one after the other."""
-    if len(parts) == 1:
-        return parts[0]
-    optional: dict[str, Any] = {}
-    for name in ("node_label", "x", "edge_label", "edge_x", "graph_label"):
-        if getattr(parts[0], name) is not None:
-            optional[name] = np.concatenate([getattr(part, name) for part in parts])
-    sizes, counts, edges = (np.concatenate([getattr(p, key) for p in parts]) for key in ("sizes", "num_edges", "edges"))
-    return GraphSet(sizes, counts, edges, attributes=parts[0].attributes, **optional)
 
 
 def _check_fit(denoiser: Denoiser, spec: GraphSpec) -> None:

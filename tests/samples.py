@@ -65,17 +65,21 @@ _SPEC = _make(
 _MOLECULE_PROCESS = _make("molecules.diffusion.flow_process", _SPEC)
 _MOLECULE_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _MOLECULE_PROCESS)
 
+_GRAPH_SPEC = _make(
+    "graphs.data.spec.GraphSpec",
+    attributes=_make("graphs.data.attributes.Attributes", node_names=("symbol",), node_classes=(("C",), ("O",))),
+    sizes={3: 5, 4: 7},
+    node_marginal=(0.75, 0.25),
+    edge_marginal=(0.5, 0.5),
+)
+_GRAPH_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _make("graphs.processes.graph_process", _GRAPH_SPEC))
+
 _EGNN = _make("scidiff.nn.egnn.EGNN", 2, hidden=8, num_layers=1, edge_channels=1, vector_channels=1)
 
 SAMPLES: dict[str, Callable[[], Any]] = {
     "graphs.data.datamodule.GraphDataModule": _make("graphs.data.datamodule.GraphDataModule", "some.npz"),
-    "graphs.data.spec.GraphSpec": _make(
-        "graphs.data.spec.GraphSpec",
-        attributes=_make("graphs.data.attributes.Attributes", node_names=("symbol",), node_classes=(("C",), ("O",))),
-        sizes={3: 5, 4: 7},
-        node_marginal=(0.75, 0.25),
-        edge_marginal=(0.5, 0.5),
-    ),
+    "graphs.data.spec.GraphSpec": _GRAPH_SPEC,
+    "graphs.generator.GraphGenerator": _make("graphs.generator.GraphGenerator", _GRAPH_DENOISER, _GRAPH_SPEC),
     "molecules.data.datamodule.MoleculeDataModule": _make("molecules.data.datamodule.MoleculeDataModule", "some.npz"),
     "molecules.data.spec.MoleculeSpec": _SPEC,
     "molecules.generator.MoleculeGenerator": _make("molecules.generator.MoleculeGenerator", _MOLECULE_DENOISER, _SPEC),
