@@ -5,12 +5,21 @@ from typing import TYPE_CHECKING
 from scidiff.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from trajectories.data.eth_ucy import ETHUCYDataModule
+    from trajectories.data.md import MDTrajectoryDataModule
     from trajectories.data.nbody import NBodyRegression
+    from trajectories.data.particles import NBodyDataModule
     from trajectories.regression import PositionRegression
 
-__all__ = ["NBodyRegression", "PositionRegression"]
+__all__ = ["ETHUCYDataModule", "MDTrajectoryDataModule", "NBodyDataModule", "NBodyRegression", "PositionRegression"]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
-    {"NBodyRegression": "trajectories.data.nbody", "PositionRegression": "trajectories.regression"},
+    {
+        "ETHUCYDataModule": "trajectories.data.eth_ucy",
+        "MDTrajectoryDataModule": "trajectories.data.md",
+        "NBodyDataModule": "trajectories.data.particles",
+        "NBodyRegression": "trajectories.data.nbody",
+        "PositionRegression": "trajectories.regression",
+    },
 )
