@@ -28,7 +28,7 @@ from scidiff.kernels.graph import NeighborList, as_neighbor_list
 __all__ = ["BACKENDS", "Call", "operation", "report", "transforms_active", "use_backend"]
 
 BACKENDS = ("auto", "triton", "numba", "chunked", "dense", "torch", "interpret")
-_GPU = {"neighbor_attention": ("dense", "torch")}  # others: triton, torch
+_GPU = {"neighbor_attention": ("dense", "triton", "torch")}  # others: triton, torch
 # bodies of each operation, in the order in which ``auto`` tries them; "interpret" stands for Triton on the CPU
 _CPU: dict[str, tuple[str, ...]] = {
     "gather_multiply_sum": ("numba", "chunked", "torch"),
@@ -223,9 +223,8 @@ def _note(op: str, device: str, body: str, reason: str) -> str:
 
 def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
     """Why a body cannot run this call; empty if it can."""
-    has_triton = op not in _GPU
-    if body not in (*_CPU[op], *(("triton", "interpret") if has_triton else ())):
-        return f"this operation has the bodies {', '.join(_CPU[op])}{' and triton' if has_triton else ''}"
+    if body not in (*_CPU[op], "triton", "interpret"):
+        return f"this operation has the bodies {', '.join(_CPU[op])} and triton"
     if body == "dense":
         return "" if isinstance(graph, FullGraph) else "it needs a full_graph, where each pair has one edge"
     if graph.is_padded:

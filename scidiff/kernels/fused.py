@@ -16,7 +16,7 @@ from scidiff.kernels import ref
 from scidiff.kernels.basis import restore
 from scidiff.kernels.ops import GRAPH, body_function, contiguous
 
-__all__ = ["cfconv", "edge_mlp", "painn", "ponita", "softmax_gather_sum"]
+__all__ = ["cfconv", "edge_mlp", "neighbor_attention", "painn", "ponita", "softmax_gather_sum"]
 
 _RADIAL = "str basis, float[] constants, str cutoff, float[] cutoff_constants, str body"
 
@@ -208,6 +208,51 @@ def _softmax_definition(tensors: Sequence[Tensor], graph: Sequence[Tensor], opti
 
 
 _register(2, _softmax_definition, softmax_gather_sum_backward, softmax_gather_sum, 1, keeps=1)
+
+# -- attention over neighbours -----------------------------------------------------------------------------------------
+
+_ATTENTION = "Tensor q, Tensor k, Tensor v, Tensor? bias"
+
+
+@torch.library.custom_op(
+    "scidiff::neighbor_attention",
+    mutates_args=(),
+    schema=f"({_ATTENTION}, {GRAPH}, str body) -> (Tensor, Tensor)",
+)
+def neighbor_attention(q, k, v, bias, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
+    """sum_e softmax(q_target . k_source / sqrt(D) + bias)_e v_source, and the logarithm of the sum of exponentials."""
+    run = body_function(body, "neighbor_attention")
+    return run(*contiguous(q, k, v), None if bias is None else bias.contiguous(), source, ptr)
+
+
+@torch.library.custom_op(
+    "scidiff::neighbor_attention_backward",
+    mutates_args=(),
+    schema=f"(Tensor g, {_ATTENTION}, Tensor out, Tensor lse, {GRAPH}, str body) -> (Tensor, Tensor, Tensor, Tensor)",
+)
+def neighbor_attention_backward(g, q, k, v, bias, out, lse, *rest):  # type: ignore
+    """dq, dk, dv, dbias; dbias is empty without a bias."""
+    features = *contiguous(g, q, k, v), None if bias is None else bias.contiguous(), *contiguous(out, lse)
+    dq, dk, dv, dbias = body_function(rest[-1], "neighbor_attention_backward")(*features, *rest[:6])
+    return dq, dk, dv, q.new_empty(0) if dbias is None else dbias
+
+
+@neighbor_attention.register_fake
+def _(q, k, v, *rest):  # type: ignore
+    return v.new_empty(v.shape), q.new_empty(q.shape[:2])
+
+
+@neighbor_attention_backward.register_fake
+def _(g, q, k, v, bias, *rest):  # type: ignore
+    return tuple(q.new_empty(0) if t is None else t.new_empty(t.shape) for t in (q, k, v, bias))
+
+
+def _attention_definition(tensors: Sequence[Any], graph: Sequence[Tensor], options: Sequence[Any]) -> Tensor:
+    q, k, v, bias = tensors
+    return ref.neighbor_attention(q, k, v, graph[0], graph[2], bias)[0]
+
+
+_register(4, _attention_definition, neighbor_attention_backward, neighbor_attention, 1, keeps=1)
 
 # -- edge networks -----------------------------------------------------------------------------------------------------
 

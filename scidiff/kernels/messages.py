@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -266,8 +267,14 @@ def neighbor_attention(
     biases = _maybe(call.edge, bias)
     if call.body == "dense":
         out, vec = dense.neighbor_attention(*features, call.graph, biases, vectors)
-    else:
+    elif call.body == "torch":
         out, vec = ref.neighbor_attention(*features, call.source, call.target, biases, vectors)
+    else:  # vectors are further channels of the values
+        values = features[2] if vectors is None else torch.cat([features[2], vectors.flatten(2)], 2)
+        sums = fused.neighbor_attention(*features[:2], values, biases, *call.arrays(), call.body)[0]
+        out, vec = sums[..., : v.shape[2]], None
+        if vectors is not None:
+            vec = sums[..., v.shape[2] :].unflatten(2, vectors.shape[2:])
     return call.node_result(out, v), None if vec is None or v_vec is None else call.node_result(vec, v_vec)
 
 

@@ -23,6 +23,8 @@ has one owner and sums run over ascending edges. Vectors are (N, 3, F). In the m
                    -> dphi, dv, ddist, dunit, dW, dbias
     attention  softmax_gather_sum(logits (E,F), x (N,F), source, ptr) -> out (N,F), lse (N,F)
                softmax_gather_sum_backward(g, logits, x, out, lse, *graph) -> dlogits, dx
+               neighbor_attention(q (N,H,D), k (N,H,D), v (N,H,C), bias (E,H), source, ptr) -> out (N,H,C), lse (N,H)
+               neighbor_attention_backward(g, q, k, v, bias, out, lse, *graph) -> dq, dk, dv, dbias
     edge_mlp   edge_mlp(a, b, d2, wd, e, We, W2, b2, gate_w, gate_b, coord, vec, source, ptr, target, act, coord_range,
                    return_messages) -> h, dx, m
                edge_mlp_backward(gh, gx, gm, a, b, d2, wd, e, We, W2, b2, gate_w, gate_b, coord, vec, *graph, act,
@@ -60,6 +62,8 @@ _MODULES = {
     "painn_backward": "painn",
     "softmax_gather_sum": "attention",
     "softmax_gather_sum_backward": "attention",
+    "neighbor_attention": "attention",
+    "neighbor_attention_backward": "attention",
     "edge_mlp": "edge_mlp",
     "edge_mlp_backward": "edge_mlp",
     "ponita": "ponita",

@@ -47,6 +47,15 @@ def sums(node, wide, width, index):
     return launches + aot.record(attention.softmax_gather_sum_backward, x, w, x, x, wide(N, width), *g)
 
 
+def attentions(node, wide, width, index):
+    g, x, bias = graph(index), node(N, 8, width // 8), node(E, 8)
+    launches = []
+    for v, b in ((x, bias), (node(N, 8, 4 * (width // 8)), None)):  # with vectors as channels
+        launches += aot.record(attention.neighbor_attention, x, x, v, b, *g[:2])
+        launches += aot.record(attention.neighbor_attention_backward, v, x, x, v, b, v, wide(N, 8), *g)
+    return launches
+
+
 def filters(node, wide, width, index, radial=RADIALS["bessel"]):
     x, g, K = node(N, width), graph(index), radial.basis.num_basis
     weights = wide(E), wide(K, width), wide(width)
@@ -92,6 +101,10 @@ def test_sums_compile():
     check(sums, "float32", 128)
 
 
+def test_attentions_compile():
+    check(attentions, "float32", 128)
+
+
 def test_filters_compile():
     check(filters, "float32", 128)
 
@@ -108,7 +121,7 @@ def test_convolutions_compile():
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=["int32", "int64"])
 @pytest.mark.parametrize("width", [20, 64, 128, 256])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bodies", [sums, filters, networks, convolutions], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("bodies", [sums, attentions, filters, networks, convolutions], ids=lambda f: f.__name__)
 def test_every_kernel_compiles_for_all_types_and_widths(bodies, dtype, width, index):
     if bodies is convolutions and width == 256:
         pytest.skip("PONITA kernels hold W on the chip: at most 128 channels")

@@ -1,4 +1,4 @@
-"""Channel-wise softmax, the network of EGNN and the PONITA convolution against the torch definitions in float64."""
+"""Softmax, attention, the network of EGNN and the PONITA convolution against the torch definitions in float64."""
 
 import pytest
 import torch
@@ -32,6 +32,55 @@ def test_logits_of_minus_infinity_take_no_part():
     logits[1:] = -torch.inf
     out, _ = attention.softmax_gather_sum(logits, x, g.source, g.ptr)
     assert torch.equal(out[0], x[0])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "heads", "width", "channels", "has_bias"),
+    [
+        (torch.float64, 1, 70, 130, True),
+        (torch.float32, 2, 12, 20, True),
+        (torch.bfloat16, 2, 12, 20, True),
+        (torch.float16, 2, 12, 20, False),
+        (torch.float32, 1, 9, 600, False),
+    ],
+)
+def test_neighbor_attention_and_its_gradients(dtype, heads, width, channels, has_bias):
+    g = graph()
+    q, k = (normal(N, heads, width, dtype=dtype, seed=i) for i in range(2))
+    v, up = (normal(N, heads, channels, dtype=dtype, seed=i) for i in (2, 3))
+    bias = (3 * normal(E, heads, seed=4)).to(dtype) if has_bias else None
+    leaves = twins(q, k, v, bias)
+    expected, _ = ref.neighbor_attention(*leaves[:3], g.source, g.target, leaves[3])
+    grads = torch.autograd.grad(expected, [leaf for leaf in leaves if leaf is not None], up.double())
+    out, lse = attention.neighbor_attention(q, k, v, bias, g.source, g.ptr)
+    assert out.dtype == dtype
+    assert_close(out, expected, dtype, factor=2)
+    found = attention.neighbor_attention_backward(up, q, k, v, bias, out, lse, *g)
+    assert (found[3] is None) == (bias is None)
+    for got, want in zip([d for d in found if d is not None], grads, strict=True):
+        assert_close(got, want, dtype, factor=4)
+
+
+def test_large_logits_do_not_overflow_and_biases_of_minus_infinity_take_no_part():
+    g = graph((20,))
+    q, k, v = normal(1, 1, 4) * 1e4, normal(1, 1, 4, seed=1) * 1e4, normal(1, 1, 4, seed=2)
+    bias = torch.full((20, 1), -torch.inf, device=q.device)
+    bias[17] = 0  # in the second tile, after a tile without any weight
+    out, lse = attention.neighbor_attention(q, k, v, bias, g.source, g.ptr)
+    assert torch.equal(out, v)
+    assert_close(lse, (q * k).sum(2) / 2)
+    d_q, d_k, d_v, d_bias = attention.neighbor_attention_backward(v, q, k, v, bias, out, lse, *g)
+    assert torch.equal(d_v, v)
+    assert not any(d.any() for d in (d_q, d_k, d_bias))
+
+
+@pytest.mark.parametrize("degrees", [(), (0, 0)], ids=["no nodes", "no edges"])
+def test_attention_over_empty_graphs_gives_zeros(degrees):
+    g, n = graph(degrees), len(degrees)
+    q, v, bias = normal(n, 2, 4), normal(n, 2, 6), normal(0, 2)
+    out, lse = attention.neighbor_attention(q, q, v, bias, g.source, g.ptr)
+    for got in (out, *attention.neighbor_attention_backward(v, q, q, v, bias, out, lse, *g)):
+        assert torch.equal(got, torch.zeros_like(got))
 
 
 def arguments(width, out, *, edge_features=0, gate=False, coord=0, dtype=torch.float32):

@@ -40,6 +40,10 @@ OPERATIONS = {
         lambda p, v, d, u, W, b, **k: kernels.painn_message(p, v, 3 * d.sigmoid(), u, W, b, neighbors(), *RADIAL, **k),
     ),
     "softmax_gather_sum": ([(E, 5), (N, 5)], lambda l, x, **k: kernels.softmax_gather_sum(l, x, neighbors(), **k)),  # noqa: E741
+    "neighbor_attention": (
+        [(N, 2, 3), (N, 2, 3), (N, 2, 3), (E, 2), (N, 2, 3, 3)],
+        lambda q, x, v, b, u, **k: kernels.neighbor_attention(q, x, v, neighbors(), b, u, **k),
+    ),
     "edge_mlp": ([(N, 5), (N, 5), (E,), (5,), (5, 4), (4,), (4,), (E, 3)], edge_mlp),
     "ponita_conv": (
         [(N, 3, 4), (E, 3, 5), (5, 4), (3, 3, 4)],
@@ -64,6 +68,16 @@ def test_operations_and_both_derivatives(name):
     assert ran[name] == BACKEND
     for got, want in zip(ours, derivatives("torch"), strict=True):
         assert (got - want).norm() <= 1e-11 * want.norm()
+
+
+def test_attention_without_bias_and_vectors():
+    q, k, v = (wide(N, 2, 3, seed=i) for i in range(3))
+    edges = neighbors().edge_index.flip(1)  # any order of edges
+    found, none = kernels.neighbor_attention(q, k, v, edges, backend=BACKEND)
+    expected, _ = kernels.neighbor_attention(q, k, v, neighbors(), backend="torch")
+    assert none is None
+    assert (found - expected).norm() <= 1e-13 * expected.norm()
+    assert torch.equal(found[1], torch.zeros_like(found[1]))  # a node without edges
 
 
 def test_the_other_device_is_refused_with_the_reason():
