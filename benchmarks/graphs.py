@@ -1,6 +1,7 @@
 """What real graphs score under the metrics of generated graphs: floors, finite samples, random graphs.
 
     python -m benchmarks.graphs data                # table, results/graphs_data.json
+    python -m benchmarks.graphs models              # generated graphs, see benchmarks.graph_models
 
 Every figure of a model should be read beside these: a model that scores below the second row has not learnt more than
 its training set holds. Sets whose files are not under $SCIDIFF_DATA are left out.
@@ -128,9 +129,13 @@ def _text(content: dict[str, Any]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("data",), help="data: what real graphs score")
-    parser.parse_args()
-    measure_data()
+    parser.add_argument("what", choices=("data", "models"), help="what real graphs score, or generated ones")
+    if parser.parse_args().what == "data":
+        measure_data()
+    else:
+        from benchmarks.graph_models import measure_models
+
+        measure_models()
 
 
 if __name__ == "__main__":
