@@ -263,7 +263,7 @@ def test_representative_time_has_the_average_loss():
     assert t == pytest.approx(wanted, abs=0.05)
 
 
-def test_fit_save_and_load(tmp_path):
+def test_fit_save_and_load(tmp_path, capfd):
     data = seasonal_data()
     frame = pd.DataFrame(data.T, index=pd.date_range("2021", periods=200, freq="h"), columns=list("abcdef"))
     torch.manual_seed(123)
@@ -272,6 +272,7 @@ def test_fit_save_and_load(tmp_path):
     m = DiffusionForecaster("H", 6, 12, lags=(12,), network=S4Backbone(**SMALL), training=options).fit(frame)
     torch.manual_seed(123)
     assert torch.equal(torch.get_rng_state(), state)
+    assert capfd.readouterr() == ("", "")  # a library is silent
     assert m.metadata["provenance"]["training span"] == ["2021-01-01 00:00", "2021-01-09 07:00"]
     assert m.metadata["metrics"]["train_loss"] > 0
     fc = m.forecast(frame, 4, steps=2)
