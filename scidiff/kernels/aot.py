@@ -35,6 +35,7 @@ class Compiled(NamedTuple):
         shared: Shared memory of a block, bytes.
         has_dot: Whether the kernel multiplies matrices.
         has_mma: Whether its code holds instructions of the tensor cores.
+        has_fma: Whether its code holds fused products and sums of floating-point numbers.
         spills: Bytes of registers a thread spills to memory, -1 where the compiler does not tell.
         binary: The machine code.
     """
@@ -43,6 +44,7 @@ class Compiled(NamedTuple):
     shared: int
     has_dot: bool
     has_mma: bool
+    has_fma: bool
     spills: int
     binary: bytes
 
@@ -73,7 +75,7 @@ def compile_launch(launch: Launch, *, capability: int = 90) -> Compiled:
     signature |= dict.fromkeys(constants, "constexpr")
     ordered = {name: signature[name] for name in launch.kernel.arg_names}
     source = ASTSource(launch.kernel, ordered, constexprs=constants, attrs=attributes)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": True}
+    options = {"num_warps": launch.warps, "num_stages": launch.stages, "enable_fp_fusion": launch.fuses}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     code = compiled.asm["ptx"]
     return Compiled(
@@ -81,6 +83,7 @@ def compile_launch(launch: Launch, *, capability: int = 90) -> Compiled:
         shared=compiled.metadata.shared,
         has_dot="tt.dot" in compiled.asm["ttir"],
         has_mma="mma." in code or "wgmma" in code,
+        has_fma="fma.rn" in code,
         spills=getattr(compiled, "n_spills", None) or -1,
         binary=compiled.asm["cubin"],
     )

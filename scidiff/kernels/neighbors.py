@@ -1,7 +1,8 @@
 """Neighbour lists from coordinates: within a radius (also periodic), or the k nearest.
 
 Distances are compared in float64 whatever the dtype of the coordinates, d^2 <= cutoff^2 inclusive, and every body
-gives the same list: numba (small graphs by brute force, large ones by cells), scipy (k-d tree) and plain torch.
+gives the same list: numba (small graphs by brute force, large ones by cells), scipy (k-d tree), plain torch, and Triton
+on CUDA devices (radius lists of small open graphs by brute force).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from scidiff.kernels.search import Search, lattice_vector, prepare, squared_dist
 
 __all__ = ["knn_graph", "radius_graph"]
 
-_BODIES = ("auto", "numba", "scipy", "torch")
+_BODIES = ("auto", "numba", "scipy", "torch", "triton", "interpret")
 _SMALL = 400
-"""Points of a graph up to which dense torch is faster than a k-d tree."""
+"""Points of a graph up to which dense torch is faster than a k-d tree, and Triton compares all pairs."""
 
 
 def radius_graph(
@@ -52,7 +53,8 @@ def radius_graph(
             is made by dense torch outside the CPU, in static shapes and without synchronisation; then ``batch`` must
             be sorted, values are not checked, and N ``max_nodes`` pairs are compared.
         max_nodes: Bound on the nodes of a graph, for ``max_edges``; N by default.
-        backend: ``"numba"``, ``"scipy"``, ``"torch"`` or ``"auto"``; by default that of `use_backend`.
+        backend: ``"numba"``, ``"scipy"``, ``"torch"``, ``"triton"`` (``"interpret"`` on the CPU) for open graphs of at
+            most 400 nodes, or ``"auto"``; by default that of `use_backend`.
 
     Raises:
         ValueError: If shapes or values are wrong, if a node has more than ``max_neighbors`` (names the number), or if
@@ -61,7 +63,7 @@ def radius_graph(
     _check_points(pos, batch, batch_ptr)
     if on_overflow not in ("error", "nearest"):
         raise ValueError(f'on_overflow must be "error" or "nearest", got {on_overflow!r}.')
-    if max_edges is not None and cell is None and max_neighbors is None and (backend == "torch" or not pos.is_cpu):
+    if max_edges is not None and cell is None and max_neighbors is None and _is_static(pos, backend):
         return _fixed(pos, cutoff, batch, batch_ptr, max_edges, max_nodes or pos.shape[0], loop)
     starts, perm = _graphs(pos, batch, batch_ptr, _rows_of(cutoff, 0), _rows_of(cell, 2))
     num_graphs = starts.shape[0] - 1
@@ -132,9 +134,17 @@ def _radius_edges(search: Search, loop: bool, backend: str | None) -> tuple[Tens
     body = _body("radius_graph", search, backend)
     if body == "numba":
         return search_numba.radius_edges(search, loop)
+    if body in ("triton", "interpret"):
+        from scidiff.kernels.triton import neighbors as bodies
+
+        return *bodies.radius_edges(search, loop), None
     radius_edges = search_scipy.radius_edges if body == "scipy" else search_torch.radius_edges
     source, target, shifts = radius_edges(search, loop)
     return source, order.row_pointers(target, search.x.shape[0]), shifts
+
+
+def _is_static(pos: Tensor, backend: str | None) -> bool:
+    return backend == "torch" or (not pos.is_cpu and backend != "triton")
 
 
 def _body(op: str, search: Search, backend: str | None) -> str:
@@ -149,14 +159,29 @@ def _body(op: str, search: Search, backend: str | None) -> str:
         raise ValueError(f"backend {name!r} runs on the CPU only, got coordinates on {search.x.device}.")
     if name == "numba" and (reason := order.numba_missing()):
         raise ValueError(f"backend 'numba' cannot run {op}: {reason}. Use backend='torch', or repair numba.")
+    if name in ("triton", "interpret") and (reason := _no_triton(op, search, name)):
+        if backend is not None:
+            raise ValueError(f"backend {name!r} cannot run {op}: {reason}. Use backend='auto' to let it be chosen.")
+        name = "auto"
     if name != "auto":
         return _dispatch._note(op, device, name, "asked for")
-    if device != "cpu" or _dispatch.transforms_active():  # tensors of a transform have no memory for other bodies
+    if _dispatch.transforms_active():  # tensors of a transform have no memory for other bodies
         return _dispatch._note(op, device, "torch", "the first that can run")
+    if device != "cpu":
+        reason = _no_triton(op, search, "triton")
+        body, why = ("torch", f"triton: {reason}") if reason else ("triton", "the first that can run")
+        return _dispatch._note(op, device, body, why)
     if not (reason := order.numba_missing()):
         return _dispatch._note(op, device, "numba", "the first that can run")
     is_large = search.max_nodes > _SMALL and bool(search.cutoff.isfinite().all() or op == "knn_graph")
     return _dispatch._note(op, device, "scipy" if is_large else "torch", f"numba: {reason}")
+
+
+def _no_triton(op: str, search: Search, body: str) -> str:
+    """Why the Triton body cannot run; empty if it can."""
+    if op != "radius_graph" or search.cell is not None or search.max_nodes > _SMALL:
+        return f"it makes radius lists of open graphs of at most {_SMALL} nodes"
+    return _dispatch._no_triton(search.x.device.type, body)
 
 
 def _fixed(

@@ -31,13 +31,14 @@ PARTIALS = 264
 
 
 class Launch(NamedTuple):
-    """One launch as it would be compiled: the kernel, its arguments in order, its constants, warps and stages."""
+    """One launch as it would be compiled: kernel, arguments in order, constants, warps, stages, fusion of a * b + c."""
 
     kernel: Any
     arguments: tuple[Any, ...]
     constants: dict[str, Any]
     warps: int
     stages: int
+    fuses: bool = True
 
 
 class Tiles(NamedTuple):
@@ -52,17 +53,21 @@ _records: list[Launch] | None = None
 
 
 def launch(
-    kernel: Any, grid: Sequence[int], arguments: Sequence[Any], *, warps: int = 4, stages: int = 2, **constants: Any
-) -> None:
-    """Run a kernel on the device of its first tensor; nothing is launched for an empty grid."""
+    kernel: Any, grid: Sequence[int], arguments: Sequence[Any], *, warps: int = 4, stages: int = 2, fuses: bool = True,
+    **constants: Any,
+) -> None:  # fmt: skip
+    """Run a kernel on the device of its first tensor; nothing is launched for an empty grid.
+
+    ``fuses`` lets the compiler round a * b + c once; without it results have the bits of separate operations.
+    """
     if _records is not None:
-        _records.append(Launch(kernel, tuple(arguments), constants, warps, stages))
+        _records.append(Launch(kernel, tuple(arguments), constants, warps, stages, fuses))
         return
     if 0 in grid:
         return
     first = next(argument for argument in arguments if isinstance(argument, Tensor))
-    with torch.cuda.device_of(first):  # products and sums are fused explicitly: the default differs between releases
-        kernel[tuple(grid)](*arguments, num_warps=warps, num_stages=stages, enable_fp_fusion=True, **constants)
+    with torch.cuda.device_of(first):  # fusion is said explicitly: the default differs between releases
+        kernel[tuple(grid)](*arguments, num_warps=warps, num_stages=stages, enable_fp_fusion=fuses, **constants)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ pytest.importorskip("triton", reason="triton is not installed (it is published f
 
 from scidiff.kernels import aot
 from scidiff.kernels.basis import BesselBasis, CosineCutoff, ExpNormBasis, GaussianBasis, PolynomialCutoff
-from scidiff.kernels.triton import attention, edge_mlp, gms, painn, ponita, segment
+from scidiff.kernels.triton import attention, edge_mlp, gms, neighbors, painn, ponita, segment
 
 N, E = 4608, 78336  # 256 molecules of 18 atoms
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -115,6 +115,19 @@ def test_networks_compile():
 
 def test_convolutions_compile():
     check(convolutions, "float32", 64)
+
+
+@pytest.mark.parametrize("max_nodes", [18, 400])
+def test_lists_compile_without_fused_products_and_sums(max_nodes):
+    """Fusion would round squared distances once less, and pairs at the cutoff would come and go."""
+    wide, index = torch.float64, torch.int64
+    points = empty(N, 3, dtype=wide), empty(N, dtype=index), empty(257, dtype=index), empty(256, dtype=wide)
+    launches = aot.record(neighbors.count_pairs, *points, False, max_nodes)
+    launches += aot.record(neighbors.fill_pairs, *points, empty(N + 1, dtype=index), E, True, max_nodes)
+    assert len(launches) == 2
+    for launch in launches:
+        assert not aot.compile_launch(launch).has_fma
+    assert aot.compile_launch(launch._replace(fuses=True)).has_fma  # the check can fail
 
 
 @pytest.mark.slow

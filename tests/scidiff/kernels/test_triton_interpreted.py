@@ -14,7 +14,7 @@ pytest.importorskip("triton", reason="triton is not installed (it is published f
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("module", ["test_sums", "test_filters", "test_networks", "test_operations"])
+@pytest.mark.parametrize("module", ["test_sums", "test_filters", "test_networks", "test_operations", "test_lists"])
 def test_bodies_agree_with_the_definitions_in_the_interpreter(module):
     suite = f"tests/scidiff/kernels/triton_bodies/{module}.py"
     done = subprocess.run(

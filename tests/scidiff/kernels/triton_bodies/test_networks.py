@@ -107,8 +107,13 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("dtype", "variant"),
+    [
+        *((dtype, variant) for variant in VARIANTS for dtype in (torch.float32, torch.float64)),
+        *((dtype, "bounded coordinates and gate") for dtype in (torch.bfloat16, torch.float16)),
+    ],
+)
 def test_edge_mlp_and_its_gradients(dtype, variant):
     options, act, bound = VARIANTS[variant]
     width, out = (80, 20) if dtype == torch.float32 else (20, 24)
@@ -131,6 +136,20 @@ def test_edge_mlp_and_its_gradients(dtype, variant):
     flat = [grad for grad in (*back[:10], *back[10], back[11]) if grad is not None]
     for have, want in zip(flat, grads, strict=True):
         assert_close(have, want, dtype, factor=8)
+
+
+def test_edge_mlp_has_the_same_bits_in_every_run():
+    g, (inputs, coord, vec) = graph(), arguments(20, 24, gate=True, coord=1)
+    ups = normal(N, 24), normal(N, 3, seed=1), normal(E, 24, seed=2)
+
+    def run():
+        out = edge_mlp.edge_mlp(*inputs, coord, vec, g.source, g.ptr, g.target, "silu", 1.5, True)
+        back = edge_mlp.edge_mlp_backward(*ups, *inputs, coord, vec, *g, "silu", 1.5)
+        return [t for t in (*out, *back[:10], *back[10], back[11]) if t is not None]
+
+    first = run()
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(first, run(), strict=True))
 
 
 def test_messages_are_stored_only_if_asked_for():
