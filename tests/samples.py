@@ -76,6 +76,8 @@ _GRAPH_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _make("graphs.p
 
 _EGNN = _make("scidiff.nn.egnn.EGNN", 2, hidden=8, num_layers=1, edge_channels=1, vector_channels=1)
 
+_EGTN = _make("trajectories.networks.egtn.EGTN", 1, hidden=8, num_layers=1)
+
 SAMPLES: dict[str, Callable[[], Any]] = {
     "graphs.data.datamodule.GraphDataModule": _make("graphs.data.datamodule.GraphDataModule", "some.npz"),
     "graphs.data.spec.GraphSpec": _GRAPH_SPEC,
@@ -109,6 +111,12 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "timeseries.baselines.Ridge": _make("timeseries.baselines.Ridge", 4, 2),
     "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
     "trajectories.data.md.MDTrajectoryDataModule": _make("trajectories.data.md.MDTrajectoryDataModule", "some.npz"),
+    "trajectories.diffusion.TrajectoryDiffusion": _make("trajectories.diffusion.TrajectoryDiffusion", _EGTN),
+    "trajectories.generator.TrajectoryGenerator": _make(
+        "trajectories.generator.TrajectoryGenerator",
+        _make("scidiff.denoiser.Denoiser", _EGTN, _make("trajectories.process.trajectory_process"), prediction="eps"),
+    ),
+    "trajectories.priors.Learned": _make("trajectories.priors.Learned", _EGTN),
     "trajectories.regression.PositionRegression": _make("trajectories.regression.PositionRegression", _EGNN),
 }
 

@@ -5,13 +5,27 @@ from typing import TYPE_CHECKING
 from scidiff.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from trajectories.batch import TrajectoryBatch
     from trajectories.data.eth_ucy import ETHUCYDataModule
     from trajectories.data.md import MDTrajectoryDataModule
     from trajectories.data.nbody import NBodyRegression
     from trajectories.data.particles import NBodyDataModule
+    from trajectories.diffusion import TrajectoryDiffusion
+    from trajectories.generator import TrajectoryGenerator
+    from trajectories.networks.egtn import EGTN
     from trajectories.regression import PositionRegression
 
-__all__ = ["ETHUCYDataModule", "MDTrajectoryDataModule", "NBodyDataModule", "NBodyRegression", "PositionRegression"]
+__all__ = [
+    "EGTN",
+    "ETHUCYDataModule",
+    "MDTrajectoryDataModule",
+    "NBodyDataModule",
+    "NBodyRegression",
+    "PositionRegression",
+    "TrajectoryBatch",
+    "TrajectoryDiffusion",
+    "TrajectoryGenerator",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -21,5 +35,9 @@ __getattr__, __dir__ = lazy_exports(
         "NBodyDataModule": "trajectories.data.particles",
         "NBodyRegression": "trajectories.data.nbody",
         "PositionRegression": "trajectories.regression",
+        "EGTN": "trajectories.networks.egtn",
+        "TrajectoryBatch": "trajectories.batch",
+        "TrajectoryDiffusion": "trajectories.diffusion",
+        "TrajectoryGenerator": "trajectories.generator",
     },
 )

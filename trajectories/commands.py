@@ -54,7 +54,14 @@ def simulate(options: argparse.Namespace) -> int:
 
 
 def export(module: Any, path: str | Path, *, metadata: Mapping[str, Any]) -> None:
-    """Write the checkpoint for users after training."""
+    """Write the checkpoint for users after training: a generator, or the module itself if it only predicts."""
+    from trajectories.diffusion import TrajectoryDiffusion
+
+    if isinstance(module, TrajectoryDiffusion):
+        from trajectories.generator import TrajectoryGenerator
+
+        TrajectoryGenerator(module).save(path, metadata=metadata)
+        return
     checkpoint.save(path, config=module.to_config(), tensors=checkpoint.state_of(module), metadata=metadata)
 
 

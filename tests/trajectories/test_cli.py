@@ -13,7 +13,7 @@ from scidiff.cli import main
 from scidiff.configurable import build
 from trajectories.data.simulators import simulate
 
-CONFIGS = sorted((Path(trajectories.__file__).parent / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(trajectories.__file__).parent / "configs").glob("nbody_*.yaml"))
 SHORT = (
     "--trainer.max_steps 2 --trainer.max_epochs 1 --trainer.accelerator cpu --trainer.logger false "
     "--trainer.check_val_every_n_epoch 1 --trainer.enable_progress_bar false --data.init_args.num_train 16 "
@@ -23,7 +23,7 @@ SHORT = (
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_two_steps_of_every_configuration(path, tmp_path, monkeypatch, capfd):
+def test_two_steps_of_every_regression(path, tmp_path, monkeypatch, capfd):
     """Train, rebuild the network from the user checkpoint, evaluate the Lightning checkpoint."""
     monkeypatch.chdir(tmp_path)
     small = ["--model.init_args.network.init_args.hidden", "16"]

@@ -1,0 +1,172 @@
+"""`TrajectoryDiffusion`: one denoiser of trajectories for generation, forecasts, interpolation and in-painting."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from scidiff.denoiser import Denoiser
+from scidiff.losses import TimeLaw
+from scidiff.schedule_base import VariancePreserving
+from scidiff.training import DiffusionModule, StepLoss
+from trajectories.networks.egtn import EGTN
+from trajectories.priors import Learned, Prior, get_prior
+from trajectories.process import CENTRED, LIVE, trajectory_process
+from trajectories.tasks import TaskMix
+
+__all__ = ["System", "TrajectoryDiffusion", "arranged"]
+
+
+class System:
+    """Trajectories in the gauge of the model, with their masks.
+
+    The origin is the mean of the given entries; without any, that of all real ones.
+
+    Attributes:
+        x_0: Positions (B, F, N, D) about the origin, in units of the model; 0 for padding.
+        origin: The origin (B, 1, 1, D), in units of the model.
+        cond: What network and process read: ``given``, ``live``, ``centred``, ``h``, ``edge_attr``, ``node_mask``.
+    """
+
+    def __init__(self, x_0: Tensor, origin: Tensor, cond: dict[str, Tensor]) -> None:
+        self.x_0, self.origin, self.cond = x_0, origin, cond
+
+
+def arranged(pos: Tensor, given: Tensor, features: Mapping[str, Tensor], scale: float = 1.0) -> System:
+    """Bring trajectories into the gauge of the model.
+
+    Args:
+        pos: Positions (B, N, F, D).
+        given: True for given entries, bool (B, F, N).
+        features: ``h``, ``edge_attr`` and ``node_mask`` as far as they exist.
+        scale: Length of one unit of the model, in the units of ``pos``.
+    """
+    x = pos.transpose(1, 2) / scale
+    real = torch.ones_like(given)
+    cond = {name: features[name] for name in ("h", "edge_attr", "node_mask") if name in features}
+    if "node_mask" in cond:
+        real = cond["node_mask"][:, None].expand_as(given)
+        given = given & real
+    is_unknown = ~given.any((1, 2))
+    seen = torch.where(is_unknown[:, None, None], real, given)[..., None]
+    origin = torch.where(seen, x, 0).sum((1, 2), keepdim=True) / seen.sum((1, 2), keepdim=True).clamp_min(1)
+    x_0 = torch.where(real[..., None], x - origin, 0)
+    return System(x_0, origin, {**cond, "given": given, LIVE: real & ~given, CENTRED: is_unknown})
+
+
+class TrajectoryDiffusion(DiffusionModule):
+    """Diffusion of trajectories around a moving mean, with the task drawn for each system.
+
+    The loss is the mean square error of the noise over the coordinates that are not given, then over systems; where the
+    batch has a ``target_mask`` (B, N) only those nodes count. Systems without given entries live on the subspace of
+    zero mean.
+
+    Args:
+        network: `EGTN`, or a network with the same call.
+        prior: Moving mean: ``"com"``, ``"last"``, ``"walk"``, ``"bridge"``, ``"normal"`` (the origin), ``"learned"``
+            (two layers of the size of the network), or a `Prior`.
+        tasks: What is given in training; forecasts from 10 frames by default.
+        schedule: Schedule of x - x_r; `VPSDE` by default, `trajectories.process.published_schedule` for the paper's.
+        prediction: What the network's displacement is read as, see `Denoiser`.
+        scale: Length of one unit of the model, in the units of the data.
+        time_law: Distribution of the training time; uniform by default.
+        dt: Time between frames; taken from the data module when training starts, if absent. For the record only.
+        unit: Unit of positions; likewise.
+        lr: Peak learning rate.
+        warmup_steps: Steps of the linear warm-up.
+        lr_end: Final learning rate as a fraction of ``lr``.
+        betas: Decay rates of AdamW's moments.
+        ema: Decay of the weight average; None for none.
+        noise_seed: Seed of training and validation noise.
+        compile: Run the network through ``torch.compile`` in training.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    References: Han et al. 2024, "Geometric Trajectory Diffusion Models" (GeoTDM). A noise level per frame: Liu et al.
+    2024, "Redefining Temporal Modeling in Video Diffusion: The Vectorized Timestep Approach".
+    """
+
+    def __init__(
+        self,
+        network: EGTN,
+        *,
+        prior: str | Prior = "walk",
+        tasks: TaskMix | None = None,
+        schedule: VariancePreserving | None = None,
+        prediction: str = "eps",
+        scale: float = 1.0,
+        time_law: TimeLaw | None = None,
+        dt: float | None = None,
+        unit: str | None = None,
+        lr: float = 1e-3,
+        warmup_steps: int = 100,
+        lr_end: float = 0.02,
+        betas: tuple[float, float] = (0.9, 0.99),
+        ema: float | None = 0.999,
+        noise_seed: int = 0,
+        compile: bool = False,
+    ) -> None:
+        super().__init__(
+            time_law=time_law,
+            lr=lr,
+            warmup_steps=warmup_steps,
+            lr_end=lr_end,
+            betas=betas,
+            ema=ema,
+            noise_seed=noise_seed,
+            compile=compile,
+        )
+        if scale <= 0:
+            raise ValueError(f"scale must be positive, got {scale}.")
+        self.prior = _learned(network) if prior == "learned" else get_prior(prior)
+        self.tasks = tasks if tasks is not None else TaskMix()
+        self.scale, self.dt, self.unit = float(scale), dt, unit
+        self.denoiser = Denoiser(network, trajectory_process(schedule), prediction=prediction)
+
+    def configure_model(self) -> None:
+        """Remember what the data says about time and unit."""
+        data = getattr(self.trainer, "datamodule", None)
+        for name in ("dt", "unit"):
+            if getattr(self, name) is None and getattr(data, name, None) is not None:
+                setattr(self, name, getattr(data, name))
+                self._remember(**{name: getattr(self, name)})
+
+    def training_loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> StepLoss:
+        """Draw tasks, levels and noise; compare the noise."""
+        b, n, f, _ = batch["pos"].shape
+        given = self.tasks.draw(b, f, generator, self.device)[..., None].expand(b, f, n)
+        system = arranged(batch["pos"], given, batch, self.scale)
+        x_0, cond, process = system.x_0, system.cond, self.denoiser.process
+        t = self._times(b, f, cond[CENTRED], generator)
+        x_1 = self.prior(x_0, cond["given"], cond)
+        x_t, eps = process.perturb(x_0, t, generator=generator, x_1=x_1, cond=cond)
+        error = (self.denoiser(x_t, t, cond, x_1).eps - eps).square().mean(-1)
+        counted = cond[LIVE]
+        if "target_mask" in batch:
+            counted = counted & batch["target_mask"][:, None]
+        loss = torch.where(counted, error, 0).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1)
+        return StepLoss(loss, {}, t if t.ndim == 1 else t.mean(1))
+
+    def _times(self, num_systems: int, num_frames: int, centred: Tensor, generator: torch.Generator) -> Tensor:
+        """Times (B,), or (B, F) if some frames may have their own; systems without given entries share one."""
+        if self.tasks.independent == 0:
+            return self.sample_time(num_systems, generator)
+        schedule = next(iter(self.denoiser.process.continuous.values())).schedule
+        t = self.time_law.sample_elements(
+            num_systems,
+            num_frames,
+            schedule,
+            independent=self.tasks.independent,
+            generator=generator,
+            device=self.device,
+        )
+        return torch.where(centred[:, None], t[:, :1], t)
+
+
+def _learned(network: EGTN) -> Learned:
+    """Two layers of the size of the network."""
+    arguments = {**network.to_config()["init_args"], "num_layers": 2}
+    return Learned(EGTN(**arguments))

@@ -1,0 +1,305 @@
+"""`TrajectoryGenerator`: a trained model, ready to generate, forecast, interpolate and roll out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scidiff import random
+from scidiff.checkpoint import Pretrained
+from scidiff.denoiser import Denoiser
+from scidiff.noise import NoiseSource
+from scidiff.samplers import get_solver, sample
+from trajectories.batch import TrajectoryBatch
+from trajectories.diffusion import System, arranged
+from trajectories.priors import Prior, get_prior
+from trajectories.process import TrajectorySpace
+from trajectories.tasks import known_mask
+
+__all__ = ["TrajectoryGenerator"]
+
+_WORD = 1 << 32  # draws of one seed are told apart by the high word of its index: prior and solver, block by block
+
+
+class TrajectoryGenerator(Pretrained):
+    """Draws trajectories: whole ones, or the missing part of given ones.
+
+    Results are `TrajectoryBatch` objects; a request for ``num_samples`` of each system returns them one after the
+    other, the samples of system b in the rows b ``num_samples``, ..., (b + 1) ``num_samples`` - 1. Given entries come
+    back unchanged. A sample depends on its own seed only, not on ``batch_size``.
+
+    Args:
+        denoiser: Trained denoiser; or a trained `TrajectoryDiffusion`, whose averaged weights are then used.
+        prior: Moving mean, see `TrajectoryDiffusion`; from the module if that is given.
+        scale: Length of one unit of the model.
+        dt: Time between frames of the training data, or None.
+        unit: Unit of positions, or None.
+        steps: Default number of solver steps; the final prediction costs one evaluation more.
+        solver: Default solver.
+
+    Raises:
+        ValueError: If the denoiser is of another kind, or a default is out of range.
+
+    Example:
+        >>> generator = TrajectoryGenerator.from_pretrained("charged.safetensors")
+        >>> future = generator.forecast(observed, num_frames=20, num_samples=5)
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser | Any,
+        prior: str | Prior = "walk",
+        scale: float = 1.0,
+        dt: float | None = None,
+        unit: str | None = None,
+        steps: int = 20,
+        solver: str = "dpmpp_2m",
+    ) -> None:
+        if not isinstance(denoiser, Denoiser):
+            denoiser, prior, scale, dt, unit = _trained(denoiser)
+            self._remember(denoiser=denoiser, prior=prior, scale=scale, dt=dt, unit=unit)
+        parts = list(denoiser.process.continuous.values())
+        if len(parts) != 1 or not isinstance(parts[0].space, TrajectorySpace):
+            raise ValueError(f"expected a denoiser of trajectories, got one of the process {denoiser.process!r}.")
+        _check_counts(steps=steps)
+        get_solver(solver)
+        self.denoiser = denoiser.eval()
+        self.prior = get_prior(prior).eval()
+        self.scale, self.dt, self.unit = float(scale), dt, unit
+        self.steps, self.solver = steps, solver
+
+    def sample(self, n: int, *, num_frames: int = 20, like: Any = None, **options: Any) -> TrajectoryBatch:
+        """Draw ``n`` trajectories from nothing, about the origin; for models trained with the task ``unconditional``.
+
+        Args:
+            n: How many.
+            num_frames: Frames.
+            like: A `TrajectoryBatch` (or frames) whose nodes and features are used, its systems in turn.
+            options: As for `forecast`, except ``num_samples``.
+
+        Raises:
+            ValueError: If ``like`` is missing or a number is out of range.
+        """
+        _check_counts(n=n, num_frames=num_frames)
+        if like is None:
+            raise ValueError("sample needs like=: a TrajectoryBatch that says which nodes and features a system has.")
+        batch = TrajectoryBatch.of(like)
+        batch = batch.index(torch.arange(n) % len(batch))
+        pos = batch.pos.new_zeros(n, batch.pos.shape[1], num_frames, batch.pos.shape[3])
+        given = torch.zeros(n, num_frames, pos.shape[1], dtype=torch.bool)
+        return self._complete(replace(batch, pos=pos), given, **options)
+
+    def forecast(self, observed: Any, num_frames: int, num_samples: int = 1, **options: Any) -> TrajectoryBatch:
+        """Go on from observed frames.
+
+        Args:
+            observed: Frames (F, N, D) or (B, F, N, D), or a `TrajectoryBatch`; all its frames are given.
+            num_frames: Frames to add.
+            num_samples: Samples of each system.
+            options: ``h`` and ``edge_attr`` of the systems, if ``observed`` is an array; ``steps``; ``solver`` (name or
+                object); ``solver_options``; ``guidance`` (objects of the core, in units of the model); ``seed`` (an
+                int, or one per sample); ``device``; ``batch_size`` (samples at a time, 256); ``progress``.
+
+        Returns:
+            The observed frames and, after them, the new ones.
+
+        Raises:
+            ValueError: If shapes do not fit or a number is out of range.
+        """
+        _check_counts(num_frames=num_frames)
+        batch, options = _with_features(observed, options)
+        seen = batch.pos.shape[2]
+        pos = torch.cat([batch.pos, batch.pos[:, :, -1:].expand(-1, -1, num_frames, -1)], 2)
+        given = (torch.arange(seen + num_frames) < seen)[None, :, None].expand(len(pos), -1, pos.shape[1])
+        return self._complete(replace(batch, pos=pos), given, num_samples=num_samples, **options)
+
+    def interpolate(self, frames: Any, known: Any, num_samples: int = 1, **options: Any) -> TrajectoryBatch:
+        """Fill in what is not known.
+
+        Args:
+            frames: Frames (F, N, D) or (B, F, N, D), or a `TrajectoryBatch`; unknown entries may have any finite value.
+            known: Frame numbers, a slice, or a bool mask (F,) or (F, N).
+            num_samples: Samples of each system.
+            options: As for `forecast`.
+
+        Raises:
+            ValueError: If a frame number is outside the range, or nothing or everything is known.
+        """
+        batch, options = _with_features(frames, options)
+        _, n, f, _ = batch.pos.shape
+        mask = known_mask(known, f, n)
+        if not bool(mask.any()) or bool(mask.all()):
+            raise ValueError("interpolate needs some known and some unknown entries; for none known there is sample.")
+        return self._complete(batch, mask.expand(len(batch), f, n), num_samples=num_samples, **options)
+
+    def rollout(
+        self, observed: Any, num_frames: int, *, window: int = 30, keep: int = 10, num_samples: int = 1, **options: Any
+    ) -> TrajectoryBatch:
+        """Go on for many frames, ``window - keep`` at a time, each from the last ``keep`` frames.
+
+        Args:
+            observed: As for `forecast`, at least ``keep`` frames.
+            num_frames: Frames to add.
+            window: Frames of one forecast, as in training.
+            keep: Frames that each forecast starts from.
+            num_samples: Samples of each system.
+            options: As for `forecast`.
+
+        Returns:
+            The observed frames and, after them, the new ones.
+
+        Raises:
+            ValueError: If ``keep`` is not below ``window``, or there are fewer observed frames.
+        """
+        _check_counts(num_frames=num_frames, keep=keep, num_samples=num_samples)
+        batch, options = _with_features(observed, options)
+        if not keep < window or batch.pos.shape[2] < keep:
+            raise ValueError(
+                f"rollout needs keep < window and at least keep observed frames, got keep={keep}, window={window} and "
+                f"{batch.pos.shape[2]} frames."
+            )
+        total, nfe = batch.pos.shape[2] + num_frames, 0
+        batch = batch.index(torch.arange(len(batch)).repeat_interleave(num_samples))
+        while batch.pos.shape[2] < total:
+            added = min(window - keep, total - batch.pos.shape[2])
+            tail = replace(batch, pos=batch.pos[:, :, -keep:])
+            block = (batch.pos.shape[2] - keep) * 2
+            new = self.forecast(tail, added, block=block, **options)
+            nfe += new.meta["nfe"]
+            batch = replace(new, pos=torch.cat([batch.pos, new.pos[:, :, keep:]], 2))
+        return replace(batch, meta={**batch.meta, "nfe": nfe})
+
+    def refine(self, frames: Any, level: float = 0.3, **options: Any) -> TrajectoryBatch:
+        """Noise whole trajectories to time ``level`` and denoise them again; for models that generate from nothing.
+
+        Args:
+            frames: As for `interpolate`.
+            level: Diffusion time in (0, 1); more changes more.
+            options: As for `forecast`.
+
+        Raises:
+            ValueError: If ``level`` is out of range.
+        """
+        if not 0 < level < 1:
+            raise ValueError(f"level must be in (0, 1), got {level}.")
+        batch, options = _with_features(frames, options)
+        given = torch.zeros(len(batch), batch.pos.shape[2], batch.pos.shape[1], dtype=torch.bool)
+        return self._complete(batch, given, level=level, **options)
+
+    def _complete(
+        self,
+        batch: TrajectoryBatch,
+        given: Tensor,
+        *,
+        num_samples: int = 1,
+        steps: int | None = None,
+        solver: Any = None,
+        solver_options: dict[str, Any] | None = None,
+        guidance: Any = None,
+        seed: random.Seeds = 0,
+        device: str | torch.device | None = None,
+        batch_size: int = 256,
+        progress: bool = False,
+        level: float | None = None,
+        block: int = 0,
+    ) -> TrajectoryBatch:
+        """Draw the entries that are not ``given`` (B, F, N)."""
+        steps = self.steps if steps is None else steps
+        _check_counts(num_samples=num_samples, steps=steps, batch_size=batch_size)
+        if device is not None:
+            self.denoiser.to(device)
+            self.prior.to(device)
+        rows = torch.arange(len(batch)).repeat_interleave(num_samples)
+        seeds = random.seed_pairs(seed, len(rows))
+        options = {
+            "steps": steps,
+            "solver": self.solver if solver is None else solver,
+            "solver_options": {"final_denoise": True, **(solver_options or {})},
+            "guidance": guidance,
+            "progress": progress,
+        }
+        drawn, nfe = [], 0
+        for start in range(0, len(rows), batch_size):
+            part, own = rows[start : start + batch_size], seeds[start : start + batch_size]
+            pos, nfe = self._draw(batch.index(part), given[part], own, level, block, options)
+            drawn.append(pos.to(batch.pos))
+        meta = {"steps": steps, "nfe": nfe, "solver": str(options["solver"]), "num_samples": num_samples}
+        dt = self.dt if batch.dt is None else batch.dt
+        unit = self.unit if batch.unit is None else batch.unit
+        return replace(batch.index(rows), pos=torch.cat(drawn), dt=dt, unit=unit, meta=meta)
+
+    @torch.no_grad()
+    def _draw(
+        self,
+        batch: TrajectoryBatch,
+        given: Tensor,
+        seeds: Sequence[tuple[int, int]],
+        level: float | None,
+        block: int,
+        options: dict[str, Any],
+    ) -> tuple[Tensor, int]:
+        """Positions (B, N, F, D) of one chunk, and the number of evaluations."""
+        weights = next(self.denoiser.parameters())
+        features = {name: value.to(weights.device) for name, value in batch.features.items()}
+        features |= {name: value.to(weights) for name, value in features.items() if value.dtype.is_floating_point}
+        system = arranged(batch.pos.to(weights), given.to(weights.device), features, self.scale)
+        cond = system.cond
+        x_1 = self.prior(system.x_0, cond["given"], cond)
+        init, grid = self._start(system, x_1, [(s, i + (block + 1) * _WORD) for s, i in seeds], level, options["steps"])
+        own = [(s, i + block * _WORD) for s, i in seeds]
+        x, info = sample(self.denoiser, init, seed=own, cond=cond, x_1=x_1, grid=grid, save="none", **options)
+        pos = ((x + system.origin) * self.scale).transpose(1, 2)
+        known = (cond["given"].transpose(1, 2)[..., None]) | ~_real(features, pos)
+        return torch.where(known, batch.pos.to(pos), pos), info.nfe
+
+    def _start(
+        self, system: System, x_1: Tensor, seeds: Sequence[tuple[int, int]], level: float | None, steps: int
+    ) -> tuple[Tensor, str | Tensor]:
+        """State at the first time, and the grid: from noise, or from trajectories noised to ``level``."""
+        process, source = self.denoiser.process, NoiseSource(seeds, len(seeds), device=x_1.device)
+        if level is None:
+            init = process.prior(system.x_0, source, system.cond, x_1)
+            assert isinstance(init, Tensor)
+            return init, "logsnr"
+        schedule = next(iter(process.continuous.values())).schedule
+        ends = torch.tensor([level, schedule.t_min], dtype=torch.float64)
+        lam = schedule.log_snr(ends) / 2
+        grid = schedule.time(torch.linspace(float(lam[0]), float(lam[1]), steps + 1, dtype=torch.float64))
+        eps = process.join(process.noise(process.split(system.x_0), source, system.cond))
+        t = torch.full((len(seeds),), level, device=x_1.device)
+        x_t, _ = process.perturb(system.x_0, t, eps, x_1=x_1, cond=system.cond)
+        assert isinstance(x_t, Tensor)
+        return x_t, grid
+
+
+def _with_features(value: Any, options: dict[str, Any]) -> tuple[TrajectoryBatch, dict[str, Any]]:
+    """The batch with the features among the options, and the other options."""
+    names = ("h", "edge_attr", "node_mask")
+    features = {name: options[name] for name in names if name in options}
+    return TrajectoryBatch.of(value, **features), {k: v for k, v in options.items() if k not in names}
+
+
+def _real(features: dict[str, Tensor], pos: Tensor) -> Tensor:
+    mask = features.get("node_mask")
+    return torch.ones_like(pos[..., :1], dtype=torch.bool) if mask is None else mask[:, :, None, None]
+
+
+def _trained(module: Any) -> tuple[Denoiser, Prior, float, float | None, str | None]:
+    """Copies of the denoiser and the prior of a trained module, with averaged weights."""
+    with module.averaged():
+        denoiser = Denoiser.from_config(module.denoiser.to_config())
+        denoiser.load_state_dict(module.denoiser.state_dict())
+        prior = type(module.prior).from_config(module.prior.to_config())
+        prior.load_state_dict(module.prior.state_dict())
+    return denoiser, prior, module.scale, module.dt, module.unit
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or count < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}.")
