@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from timeseries.diffusion import TimeSeriesDiffusion
     from timeseries.forecast import Forecast
     from timeseries.generator import DiffusionForecaster
+    from timeseries.gluon import DiffusionEstimator, DiffusionPredictor
 
 __all__ = [
+    "DiffusionEstimator",
     "DiffusionForecaster",
+    "DiffusionPredictor",
     "Forecast",
     "SeriesSpec",
     "TimeSeries",
@@ -28,6 +31,8 @@ __all__ = [
 ]
 
 _EXPORTS = {
+    "DiffusionEstimator": "timeseries.gluon",
+    "DiffusionPredictor": "timeseries.gluon",
     "DiffusionForecaster": "timeseries.generator",
     "Forecast": "timeseries.forecast",
     "SeriesSpec": "timeseries.data.scaling",

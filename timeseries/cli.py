@@ -33,15 +33,27 @@ def _data_options(parser: argparse.ArgumentParser, help: str, *, required: bool 
 
 def _sampling_options(parser: argparse.ArgumentParser, num_samples: int) -> None:
     add_options(
-        parser, "checkpoint", "num_samples", "steps", "solver", "seed", "device", checkpoint=..., num_samples=num_samples
+        parser,
+        "checkpoint",
+        "num_samples",
+        "steps",
+        "solver",
+        "seed",
+        "device",
+        checkpoint=...,
+        num_samples=num_samples,
     )
     add_options(parser, "batch_size")
 
 
 def _guidance_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--guidance", choices=("mmps", "quantile", "ms"), help="how what is known guides (default: mmps)")
+    parser.add_argument(
+        "--guidance", choices=("mmps", "quantile", "ms"), help="how what is known guides (default: mmps)"
+    )
     parser.add_argument("--guidance-scale", type=float, metavar="S", help="strength of quantile and ms guidance")
-    parser.add_argument("--profile", choices=("default", "parity"), default="default", help="parity: as published, slow")
+    parser.add_argument(
+        "--profile", choices=("default", "parity"), default="default", help="parity: as published, slow"
+    )
 
 
 def _forecast_options(parser: argparse.ArgumentParser) -> None:

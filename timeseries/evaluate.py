@@ -91,8 +91,8 @@ def rolling_task(series: Sequence[TimeSeries], prediction_length: int, num_windo
             cut = len(s) - back * prediction_length
             if cut < 1:
                 raise ValueError(
-                    f"series {s.item_id!r} has {len(s)} values; {num_windows} windows of {prediction_length} steps need "
-                    "more."
+                    f"series {s.item_id!r} has {len(s)} values; {num_windows} windows of {prediction_length} steps "
+                    "need more."
                 )
             inputs.append(s.cut(cut))
             targets.append(s.values[cut : cut + prediction_length])
@@ -196,7 +196,8 @@ def quantile_scores(
     for share in (50, 80, 90, 95):
         ends = [round(0.5 - share / 200, 6), round(0.5 + share / 200, 6)]
         if all(end in place for end in ends) and np.ptp(quantiles, axis=0).max() > 0:
-            row[f"coverage_{share}"] = metrics.coverage(*(quantiles[place[end]] for end in ends), target)
+            lower, upper = (quantiles[place[end]] for end in ends)
+            row[f"coverage_{share}"] = metrics.coverage(lower, upper, target)
     return row
 
 
@@ -216,7 +217,7 @@ def real_windows(series: Sequence[TimeSeries], spec: SeriesSpec, n: int, seed: i
 
 
 def judge_windows(windows: np.ndarray, series: Sequence[TimeSeries], spec: SeriesSpec, seed: int = 0) -> Report:
-    """Synthetic windows against real ones: what a linear forecaster learns from them, and whether they can be told apart.
+    """Synthetic windows against real ones: what a linear forecaster learns from them, can they be told apart?
 
     The last P values of each series are the test windows; real windows are drawn from what comes before.
 

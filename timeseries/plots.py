@@ -163,8 +163,8 @@ def plot_calibration(
 ) -> None:
     """Coverage of central intervals against their nominal share, and the histogram of the PIT.
 
-    A reliable forecast lies on the diagonal and is flat. The grey band of the histogram is where 95 % of its bars lie if
-    all windows were independent and the steps of one window were, too; real windows scatter more.
+    A reliable forecast lies on the diagonal and is flat. The grey band of the histogram is where 95 % of its bars lie
+    if all windows and steps were independent; real ones scatter more.
 
     Args:
         samples: Sample paths (W, S, P).

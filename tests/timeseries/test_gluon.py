@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 import torch
 from gluonts.dataset.split import split
+from gluonts.ev import metrics as ev
 from gluonts.evaluation import Evaluator, make_evaluation_predictions
-from gluonts.ev.metrics import ND, MeanWeightedSumQuantileLoss
-from gluonts.ev.metrics import MASE as GluonMASE
-from gluonts.model.evaluation import evaluate_model
 from gluonts.model.estimator import Estimator
+from gluonts.model.evaluation import evaluate_model
 from gluonts.model.predictor import Localizer, ParallelizedPredictor, Predictor
 
 from tests.timeseries.models import exact_forecaster, seasonal_data
@@ -71,7 +70,7 @@ def test_evaluators_of_gluonts_print_our_scores(predictor):
     table = evaluate_model(
         predictor,
         test_data=template.generate_instances(P),
-        metrics=[MeanWeightedSumQuantileLoss(metrics.DECILES), ND(0.5), GluonMASE()],
+        metrics=[ev.MeanWeightedSumQuantileLoss(metrics.DECILES), ev.ND(0.5), ev.MASE()],
         axis=None,
     )
     own = np.stack([f.samples for f in predictor.predict([{**e, "target": e["target"][:-P]} for e in data])])
