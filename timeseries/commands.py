@@ -206,7 +206,7 @@ def demo(folder: Path) -> list[Path]:
     plots.plot_imputation(filled, paths[2])
     steps = _spec(model).prediction_length
     task = rolling_task(series, steps)
-    held = model.forecast(task.inputs, 100, seed=0, progress=True)
+    held = model.forecast(task.inputs, 60, seed=0, progress=True)
     io.write_forecast(held, paths[3], (0.1, 0.5, 0.9))
     plots.plot_forecast(held, task.inputs, paths[4], truth=task.target)
     real = real_windows(series, _spec(model), 200)

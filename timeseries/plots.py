@@ -274,6 +274,7 @@ def _dates(axis: Any, title: str) -> None:
     locator = AutoDateLocator(minticks=3, maxticks=7)
     axis.xaxis.set_major_locator(locator)
     axis.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axis.xaxis.get_offset_text().set_fontsize(8)
     axis.margins(x=0.01)
     _tidy(axis, "", title)
 

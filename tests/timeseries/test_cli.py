@@ -270,3 +270,18 @@ def test_prepare_reads_names_files_and_archives(run, inputs):
     result = run(*["prepare", "mine", "--source", "archive", "--out", "mine.csv"])
     assert result.status == 0, result.err
     assert pd.read_csv("mine.csv")["target"].tolist()[:2] == [1.0, 2.0]
+
+
+def test_own_table_trains_and_forecasts(run, inputs):
+    """The line of the README, cut short."""
+    short = "--trainer.max_steps 1 --trainer.max_time null --trainer.accelerator cpu --trainer.logger false "
+    short += "--trainer.limit_val_batches 0 --trainer.callbacks null --trainer.enable_checkpointing false "
+    short += "--trainer.enable_progress_bar false --data.batch_size 2 --data.batches_per_epoch 1 --data.lags [] "
+    short += "--data.context_length 12 --model.network.width 8 --model.network.num_layers 1"
+    words = "-c pjm_cpu --data.source full.csv --data.freq h --data.prediction_length 6 --out mine.safetensors"
+    result = run("fit", *words.split(), *short.split())
+    assert result.status == 0, result.err
+    words = "--checkpoint mine.safetensors --data full.csv -n 2 --steps 1 --out f.csv"
+    result = run("forecast", *words.split())
+    assert result.status == 0, result.err
+    assert len(pd.read_csv("f.csv")) == 2 * 6
