@@ -19,6 +19,7 @@ from timeseries import inputs, io, metrics, plots
 from timeseries.baselines import seasonal_naive
 from timeseries.covariates import forecast_with_future
 from timeseries.data import calendar, datasets
+from timeseries.data.demand import demand
 from timeseries.data.series import TimeSeries
 from timeseries.evaluate import Task, benchmark_task, judge, judge_windows, match, real_windows, rolling_task
 from timeseries.forecast import Forecast
@@ -209,7 +210,7 @@ def demo(folder: Path) -> list[Path]:
     held = model.forecast(task.inputs, 60, seed=0, progress=True)
     io.write_forecast(held, paths[3], (0.1, 0.5, 0.9))
     plots.plot_forecast(held, task.inputs, paths[4], truth=task.target)
-    real = real_windows(series, _spec(model), 200)
+    real = real_windows(demand(with_gaps=False), _spec(model), 200)
     plots.plot_windows(real, model.synthesize(200, seed=0), paths[5], freq=_spec(model).freq)
     rows = judge(held, task).rows
     scores = ", ".join(f"{name} {row['wql']:.4f}" for name, row in rows.items())
@@ -290,7 +291,7 @@ def _task(model: DiffusionForecaster, options: argparse.Namespace) -> Task:
     if count is None or count >= len(task.target):
         return task
     chosen = np.linspace(0, len(task.target) - 1, count).round().astype(int)
-    return Task([task.inputs[k] for k in chosen], task.target[chosen])
+    return Task([task.inputs[k] for k in chosen], task.target[chosen], task.context_length)
 
 
 def _of_file(options: argparse.Namespace) -> tuple[Any, Task]:

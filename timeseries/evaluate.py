@@ -45,10 +45,11 @@ _DISCRIMINATED = 2000  # windows of a kind that the classifier sees
 
 
 class Task(NamedTuple):
-    """Series up to each window (W), and the values of the windows (W, P) or (W, P, D)."""
+    """Series up to each window (W), values of the windows (W, P[, D]), and how far back Gaussian baselines look."""
 
     inputs: list[TimeSeries]
     target: np.ndarray
+    context_length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def rolling_task(series: Sequence[TimeSeries], prediction_length: int, num_windo
 def benchmark_task(name: str) -> Task:
     """The published test windows of a benchmark set."""
     found = datasets.load_benchmark(name)
-    return Task(found.inputs, found.target)
+    return Task(found.inputs, found.target, found.context_length)
 
 
 def match(forecast: Forecast | QuantileForecast, series: Sequence[TimeSeries]) -> Task:
@@ -157,16 +158,28 @@ def judge(
     else:
         levels, count = forecast.levels, 0
         row = quantile_scores(forecast.values, forecast.levels, target, past, season)
-    rows = {name: row, **baseline_rows(past, target, season, levels)}
+    rows = {name: row, **baseline_rows(past, target, season, levels, task.context_length)}
     facts = {"windows": len(target), "steps": target.shape[1], "samples": count, "season": season}
     facts |= {"levels": list(levels), "quantiles": "interpolated" if interpolate else "sample ranks"}
     return Report(rows, facts)
 
 
 def baseline_rows(
-    past: Sequence[np.ndarray], target: np.ndarray, season: int, levels: Sequence[float] = metrics.DECILES
+    past: Sequence[np.ndarray],
+    target: np.ndarray,
+    season: int,
+    levels: Sequence[float] = metrics.DECILES,
+    context_length: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Scores of seasonal naive and random walk, and of their Gaussian versions with exact quantiles."""
+    """Scores of seasonal naive and random walk, and of their Gaussian versions with exact quantiles.
+
+    Args:
+        past: Values before each window.
+        target: Realised values (W, P).
+        season: Season length.
+        levels: Quantile levels of ``wql``.
+        context_length: Last values that Gaussian spreads are measured on; all if absent.
+    """
     rows = {}
     steps = target.shape[1]
     wanted = tuple(sorted({*levels, 0.05, 0.25, 0.5, 0.75, 0.95}))
@@ -175,7 +188,7 @@ def baseline_rows(
             continue
         point = np.repeat(seasonal_naive(past, steps, m)[None], len(levels), 0)
         rows[name] = quantile_scores(point, tuple(levels), target, past, season)
-        gaussian = gaussian_naive(past, steps, m).quantiles(wanted)
+        gaussian = gaussian_naive(past, steps, m, context_length).quantiles(wanted)
         chosen = [wanted.index(level) for level in levels]
         scores = quantile_scores(gaussian, wanted, target, past, season)
         loss = metrics.weighted_quantile_loss(gaussian[chosen], target, levels)

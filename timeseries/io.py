@@ -86,7 +86,7 @@ def write_forecast(forecast: Forecast, path: str | Path, levels: Sequence[float]
     if Path(path).suffix.lower() != ".npz":
         write_frame(forecast.frame(levels), path)
         return
-    with atomic_path(path) as temporary:
+    with atomic_path(path) as temporary, calendar.quiet():
         np.savez_compressed(
             temporary,
             samples=forecast.samples,

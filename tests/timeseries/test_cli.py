@@ -104,7 +104,7 @@ BAD = {
     f"forecast {_ONE} --data full.csv --out old.csv --plot old.txt": "must end in .png",
     f"forecast {_ONE} --data full.csv --target c --out old.csv": "target='c' is not a column",
     f"forecast {_ONE} --data full.csv --target a,b --out old.csv": "takes 1 variates, the data has 2",
-    f"forecast {_ONE} --data gaps.csv --future full.csv --out old.csv": "needs a model of several variates",
+    f"forecast {_ONE} --data gaps.csv --future full.csv --out old.csv": "need a model of several variates",
     f"impute {_ONE} --data full.csv --out old.csv": "has no gap to fill",
     f"impute {_ONE} --data gaps.csv --out old.npz": "must end in .csv",
     f"refine {_ONE} --data full.csv --base absent.npz --out old.csv": "no forecast file at 'absent.npz'",

@@ -6,6 +6,7 @@ import pytest
 
 from scidiff.assets import data_folder
 from timeseries.baselines import gaussian_naive
+from timeseries.data import calendar
 from timeseries.data.series import TimeSeries
 from timeseries.evaluate import baseline_rows, benchmark_task, judge, match, rolling_task
 from timeseries.forecast import Forecast
@@ -26,7 +27,7 @@ def walks(count=3, length=60, shape=(), seed=0):
 def test_baselines_of_exchange_are_the_recorded_ones():
     """CRPS of the repeated last value, of naive(5), and of the Gaussian walk and naive(5) on the 40 windows."""
     task = benchmark_task("exchange")
-    rows = baseline_rows([s.values for s in task.inputs], task.target, 5)
+    rows = baseline_rows([s.values for s in task.inputs], task.target, 5, context_length=task.context_length)
     recorded = {"seasonal naive 5": 0.01075, "random walk": 0.00931}
     recorded |= {"Gaussian random walk": 0.00766, "Gaussian seasonal naive 5": 0.00855}
     for name, value in recorded.items():
@@ -79,10 +80,10 @@ def test_windows_of_files_do_not_overlap():
 @pytest.mark.parametrize("freq", ["D", "30min", "B", "M", "W-SUN"])
 def test_forecasts_find_their_place(freq, tmp_path):
     """By name and calendar, in any order, through either kind of file."""
-    start = pd.Period("2021-01-04", freq)
-    series = [TimeSeries(np.arange(30.0) + 100 * k, start + k, f"s{k}") for k in range(2)]
+    start = calendar.period("2021-01-04", freq)
+    series = [TimeSeries(np.arange(30.0) + 100 * k, calendar.shift(start, k), f"s{k}") for k in range(2)]
     cuts = (9, 20)
-    starts = [s.start + cut for s, cut in zip(series, cuts)]
+    starts = [calendar.shift(s.start, cut) for s, cut in zip(series, cuts)]
     samples = np.stack([s.values[cut : cut + 5] for s, cut in zip(series, cuts)])[:, None].repeat(4, 1)
     forecast = Forecast(samples[::-1], starts[::-1], ["s1", "s0"])
     for name in ("f.npz", "f.csv"):
