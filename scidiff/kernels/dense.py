@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from scidiff.kernels.graph import NeighborList
 
@@ -25,6 +26,11 @@ def neighbor_attention(
     heads, width = q.shape[1:]
     bias = q.new_zeros(graph.num_edges, heads) if bias is None else bias
     lowest = torch.finfo(q.dtype).min  # of pairs that are no edges; finite, so that rows without edges are no NaN
+    if v_vec is None and _is_even(graph) and not _needs_grad(q, k, v, bias):
+        queries, keys, values = (t.unflatten(0, (graph.num_graphs, -1)).transpose(1, 2) for t in (q, k, v))
+        mask = _square(graph, bias, lowest).unflatten(0, (graph.num_graphs, heads))
+        out = F.scaled_dot_product_attention(queries, keys, values, mask)
+        return out.transpose(1, 2).flatten(0, 1), None
     logits = torch.baddbmm(
         _square(graph, bias, lowest), _heads(graph, q), _heads(graph, k).transpose(1, 2), alpha=width**-0.5
     )
@@ -37,9 +43,24 @@ def neighbor_attention(
     return out, torch.where(has_edges, vectors, 0.0).unflatten(2, v_vec.shape[2:])
 
 
+def _is_even(graph: NeighborList) -> bool:
+    """Whether all graphs have the same size, at least 2, and every pair but (i, i) is an edge."""
+    size = graph.max_nodes
+    return size > 1 and graph.num_edges == graph.num_graphs * size * (size - 1) and graph.kind == "full"
+
+
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+
+
 def _square(graph: NeighborList, values: Tensor, other: float) -> Tensor:
     """Values of edges (E, H) as matrices (G H, n, n) with one row a target; ``other`` where there is no edge."""
     num, size, heads = graph.num_graphs, graph.max_nodes, values.shape[1]
+    if _is_even(graph):
+        # without its first entry, a flat matrix is n - 1 rows of n pairs and the next entry of the diagonal
+        pairs = values.view(num, size - 1, size, heads).permute(0, 3, 1, 2)
+        cells = F.pad(F.pad(pairs, (0, 1), value=other).flatten(2), (1, 0), value=other)
+        return cells.view(num * heads, size, size)
     start = values.new_full((num * size * size, heads), other)
     cells = start.index_copy(0, graph.edge_slot, values)
     return cells.view(num, size * size, heads).transpose(1, 2).reshape(num * heads, size, size)

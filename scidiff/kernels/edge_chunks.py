@@ -48,16 +48,21 @@ class Piece(NamedTuple):
     psi: Tensor | None
 
 
-def _silu_slope(x: Tensor) -> Tensor:
-    s = torch.sigmoid(x)
-    return (x * (1 - s)).add_(1).mul_(s)
-
+_SILU_BACK, _TANH_BACK = torch.ops.aten.silu_backward, torch.ops.aten.tanh_backward
 
 _ACTS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "silu": (F.silu, _silu_slope),
-    "relu": (torch.relu, lambda x: (x > 0).to(x.dtype)),
-    "tanh": (torch.tanh, lambda x: 1 - torch.tanh(x).square()),
+    "silu": (F.silu, lambda x: F.silu(x, inplace=True)),
+    "relu": (torch.relu, torch.relu_),
+    "tanh": (torch.tanh, torch.tanh_),
 }
+"""Activations, and the same in place."""
+
+_BACK: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "silu": lambda g, x: _SILU_BACK(g, x),
+    "relu": lambda g, x: g * (x > 0),
+    "tanh": lambda g, x: _TANH_BACK(g, torch.tanh(x)),
+}
+"""Gradients with respect to results and values before the activation -> with respect to these values."""
 
 
 def _pieces(ptr: Tensor) -> Iterator[tuple[int, int, int, int]]:
@@ -73,8 +78,9 @@ def _pieces(ptr: Tensor) -> Iterator[tuple[int, int, int, int]]:
         begin = end
 
 
-def _piece(net: Network, source: Tensor, target: Tensor, d2: Tensor, e: Tensor | None) -> Piece:
-    act = _ACTS[net.act][0]
+def _piece(net: Network, source: Tensor, target: Tensor, d2: Tensor, e: Tensor | None, *, keeps: bool = True) -> Piece:
+    """Forward pass of a piece; unless it ``keeps`` them, values before an activation are overwritten."""
+    act = _ACTS[net.act][0 if keeps else 1]
     pre1 = torch.addcmul(net.a.index_select(0, target), d2[:, None], net.wd)
     pre1 += net.b.index_select(0, source)
     if e is not None and net.We is not None:
@@ -133,7 +139,7 @@ def edge_mlp(
     messages = a.new_empty(source.shape[0], W2.shape[1]) if return_messages else None
     for begin, end, first, last in _pieces(ptr):
         part = slice(first, last)
-        piece = _piece(net, source[part], target[part], d2[part], None if e is None else e[part])
+        piece = _piece(net, source[part], target[part], d2[part], None if e is None else e[part], keeps=False)
         starts = ptr[begin : end + 1] - first
         h[begin:end] = _row_sums(piece.m, starts)
         if dx is not None and piece.psi is not None and vec is not None:
@@ -164,7 +170,7 @@ class _Gradients:
         self.coord[-1].addmv_(piece.hidden.t(), dpsi)
         if piece.pre3 is None:
             return dm.addr_(dpsi, net.coord[0])
-        g3 = _ACTS[net.act][1](piece.pre3).mul_(net.coord[2]).mul_(dpsi[:, None])
+        g3 = _BACK[net.act](torch.outer(dpsi, net.coord[2]), piece.pre3)
         self.coord[0].addmm_(piece.m.t(), g3)
         self.coord[1].add_(g3.sum(0))
         return dm.addmm_(g3, net.coord[0].t())
@@ -180,10 +186,10 @@ class _Gradients:
 
     def layers(self, net: Network, piece: Piece, dmessage: Tensor) -> Tensor:
         """Through the second layer and the first activation; returns dL/dpre1."""
-        g2 = dmessage.mul_(_ACTS[net.act][1](piece.pre2))
+        g2 = _BACK[net.act](dmessage, piece.pre2)
         self.W2.addmm_(piece.h1.t(), g2)
         self.b2 += g2.sum(0)
-        return torch.mm(g2, net.W2.t()).mul_(_ACTS[net.act][1](piece.pre1))
+        return _BACK[net.act](torch.mm(g2, net.W2.t()), piece.pre1)
 
     def inputs(
         self, net: Network, g1: Tensor, rows: slice, part: slice, starts: Tensor, source: Tensor, e: Tensor | None
