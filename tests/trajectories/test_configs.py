@@ -7,8 +7,11 @@ import torch
 
 import trajectories
 from scidiff.cli import main
-from trajectories import TrajectoryGenerator
+from scidiff.denoiser import Denoiser
+from trajectories import TrajectoryBatch, TrajectoryGenerator
 from trajectories.data.simulators import simulate
+from trajectories.networks.egtn import EGTN
+from trajectories.process import trajectory_process
 
 CONFIGS = sorted((Path(trajectories.__file__).parent / "configs").glob("charged_*.yaml"))
 SHORT = (
@@ -31,3 +34,41 @@ def test_two_steps(path, tmp_path, monkeypatch, capfd):
     future = generator.forecast(runs.pos[0].transpose(0, 1), 20, h=runs.h, edge_attr=runs.edge_attr, steps=1)
     assert future.pos.shape == (1, 5, 30, 3)
     assert torch.equal(future.pos[:, :, :10], runs.pos)
+
+
+def test_verbs(tmp_path, monkeypatch, capfd):
+    """Files in, files out; what is known stays; bad input is one sentence and leaves no file."""
+    monkeypatch.chdir(tmp_path)
+    network = EGTN(1, edge_channels=1, hidden=8, num_layers=1)
+    denoiser = Denoiser(network, trajectory_process(), prediction="eps")
+    TrajectoryGenerator(denoiser, prior="bridge", dt=0.1, unit="arbitrary").save("m.safetensors")
+    assert main(["trajectories", "simulate", "-n", "2", "--num-frames", "6", "--out", "runs.npz"]) == 0
+    runs = TrajectoryBatch.load("runs.npz")
+    common = "--checkpoint m.safetensors --steps 2 --device cpu --out a.npz"
+    wanted = {
+        "generate --like runs.npz -n 3 --num-frames 4": (3, 4, None),
+        "forecast --observed runs.npz -n 2 --num-frames 3": (4, 9, slice(6)),
+        "interpolate --frames runs.npz --known=0,1,-1": (2, 6, [0, 1, -1]),
+        "rollout --observed runs.npz --num-frames 5 --window 6 --keep 4": (2, 11, slice(6)),
+    }
+    for words, (count, frames, known) in wanted.items():
+        assert main(["trajectories", *words.split(), *common.split()]) == 0
+        result = TrajectoryBatch.load("a.npz")
+        assert (len(result), result.pos.shape[2]) == (count, frames)
+        assert (result.dt, result.unit) == (pytest.approx(0.1), "arbitrary")
+        if known is not None:
+            rows = torch.arange(2).repeat_interleave(count // 2)
+            assert torch.equal(result.pos[:, :, known], runs.pos[rows][:, :, known])
+    capfd.readouterr()
+    Path("a.npz").unlink()
+    TrajectoryBatch(runs.pos, runs.h, runs.edge_attr, dt=0.2).save("slow.npz")
+    for words, text in (
+        ("interpolate --frames runs.npz --known 0,x", "frame numbers with commas"),
+        ("interpolate --frames runs.npz --known 6", "known frames"),
+        ("forecast --observed slow.npz", "trained on frames 0.1 apart"),
+        ("forecast --observed none.npz", "no file none.npz"),
+        ("rollout --observed runs.npz", "keep=10"),
+    ):
+        assert main(["trajectories", *words.split(), *common.split()]) == 2
+        assert text in capfd.readouterr().err
+        assert not Path("a.npz").exists()

@@ -1,0 +1,54 @@
+"""Pictures of trajectories: what is drawn, and in which colours."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trajectories.plots import draw_paths, flat_view, write_gif
+
+
+def corkscrew(frames=80):
+    """Two nodes on a line and a circle in the plane y, z, hardly moving along x."""
+    t = np.linspace(0, 6, frames)
+    ring = np.stack([0.01 * t, 3 * np.cos(t), np.sin(t)], 1)
+    return np.stack([ring, ring * [1, -0.5, 0]], 1)
+
+
+def test_flat_view_keeps_the_plane():
+    """Distances in the plane of the motion survive; a plane stays as it is, about its mean."""
+    frames = corkscrew()
+    view = flat_view(frames)
+    wanted = np.linalg.norm(frames[:, 0, 1:] - frames[:, 1, 1:], axis=-1)
+    assert np.linalg.norm(view[:, 0] - view[:, 1], axis=-1) == pytest.approx(wanted, abs=0.02)
+    flat = frames[..., 1:]
+    assert flat_view(flat) == pytest.approx(flat - flat.mean((0, 1)))
+
+
+def colours(picture):
+    return {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()}
+
+
+def test_paths(tmp_path):
+    """Both nodes end in their colour; grey is there only if frames are given."""
+    blue, orange, grey = (0x3D, 0x5A, 0x80), (0xE0, 0x7A, 0x5F), (0x9A, 0xA5, 0xB1)
+    with Image.open(draw_paths(corkscrew(), tmp_path / "a.png", cond_frames=80)) as given:
+        assert grey in colours(given)
+        assert blue not in colours(given)
+    with Image.open(draw_paths(np.stack([corkscrew()] * 2), tmp_path / "b.png")) as free:
+        assert {blue, orange} <= colours(free)
+        assert grey not in colours(free)
+        assert free.width == 2 * free.height
+    with pytest.raises(ValueError, match="F and D of at least 2"):
+        draw_paths(np.zeros((1, 2, 3)), tmp_path / "c.png")
+
+
+def test_film(tmp_path):
+    """At most 60 pictures, five seconds, something moves."""
+    with Image.open(write_gif(corkscrew(80), tmp_path / "a.gif")) as film:
+        assert film.n_frames == 60
+        first = np.asarray(film.convert("RGB")).copy()
+        assert film.info["duration"] == pytest.approx(5000 / 60, abs=10)
+        film.seek(30)
+        assert (np.asarray(film.convert("RGB")) != first).any()
+    with Image.open(write_gif(corkscrew(7), tmp_path / "b.gif")) as short:
+        assert short.n_frames == 7

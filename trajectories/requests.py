@@ -1,0 +1,98 @@
+"""What the verbs generate, forecast, interpolate and rollout of ``scidiff trajectories`` do."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from scidiff.cli.errors import UserError
+from scidiff.cli.options import check_distinct, check_outputs, resolve_device
+from scidiff.cli.output import pairs, write
+from trajectories.batch import TrajectoryBatch
+from trajectories.generator import TrajectoryGenerator
+
+__all__ = ["forecast", "generate", "interpolate", "rollout"]
+
+Run = Callable[[TrajectoryGenerator, TrajectoryBatch, dict[str, Any]], TrajectoryBatch]
+
+
+def generate(options: argparse.Namespace) -> int:
+    """Draw trajectories from nothing, with the nodes and features of a file."""
+
+    def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
+        return generator.sample(options.num_samples, num_frames=options.num_frames, like=given, **how)
+
+    return _answer(options, options.like, run)
+
+
+def forecast(options: argparse.Namespace) -> int:
+    """Go on from the frames of a file."""
+
+    def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
+        return generator.forecast(given, options.num_frames, options.num_samples, **how)
+
+    return _answer(options, options.observed, run)
+
+
+def interpolate(options: argparse.Namespace) -> int:
+    """Fill in the frames of a file that are not known."""
+    known = _numbers(options.known)
+
+    def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
+        return generator.interpolate(given, known, options.num_samples, **how)
+
+    return _answer(options, options.frames, run)
+
+
+def rollout(options: argparse.Namespace) -> int:
+    """Go on from the frames of a file for long, block by block."""
+
+    def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
+        span = {"window": options.window, "keep": options.keep, "num_samples": options.num_samples}
+        return generator.rollout(given, options.num_frames, **span, **how)
+
+    return _answer(options, options.observed, run)
+
+
+def _answer(options: argparse.Namespace, source: Path, run: Run) -> int:
+    """Read, check, run, write, and print a table."""
+    check_distinct(options.out, source)
+    check_outputs(options.out, suffixes=(".npz",))
+    how = {"steps": options.steps, "solver": options.solver, "seed": options.seed, "progress": True}
+    how |= {"device": resolve_device(options.device)}
+    if options.batch_size is not None:
+        how["batch_size"] = options.batch_size
+    start = time.perf_counter()
+    given = TrajectoryBatch.load(source)
+    generator = TrajectoryGenerator.from_pretrained(options.checkpoint)
+    _check_record(generator, given)
+    result = run(generator, given, how)
+    meta = {**result.meta, "seed": options.seed, "checkpoint": str(options.checkpoint)}
+    replace(result, meta=meta).save(options.out)
+    count, nodes, frames = result.pos.shape[:3]
+    sizes = {"trajectories": count, "nodes": nodes, "frames": frames}
+    write(pairs({**sizes, "evaluations (NFE)": meta["nfe"], "seconds": f"{time.perf_counter() - start:.1f}"}))
+    write(f"wrote {options.out}")
+    return 0
+
+
+def _check_record(generator: TrajectoryGenerator, given: TrajectoryBatch) -> None:
+    """Data of another time step or unit would silently be taken for that of the training set."""
+    if generator.dt is not None and given.dt is not None and not math.isclose(generator.dt, given.dt, rel_tol=1e-6):
+        raise UserError(
+            f"the model was trained on frames {generator.dt:g} apart, but those of the file are {given.dt:g}."
+        )
+    if generator.unit is not None and given.unit is not None and generator.unit != given.unit:
+        raise UserError(f"the model was trained in the unit {generator.unit}, but the file is in {given.unit}.")
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--known takes frame numbers with commas, such as 0,1,28,29, got {text!r}.") from error
