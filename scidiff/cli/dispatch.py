@@ -66,7 +66,7 @@ def _dispatch_domain(domain: Domain, arguments: list[str]) -> int:
         raise UserError(f"give a verb after '{prog}': {', '.join(verbs)}.")
     name, rest = arguments[0], arguments[1:]
     if name in domain.verbs:
-        return _run(domain.verbs[name], f"{prog} {name}", rest)
+        return _run(domain.verbs[name], f"{prog} {name}", rest, keep_memory=True)
     if name in verbs:
         from scidiff.cli.lightning import run_lightning
 
@@ -74,11 +74,16 @@ def _dispatch_domain(domain: Domain, arguments: list[str]) -> int:
     raise UserError(f"{prog} has no verb {name!r}{suggestion(name, list(verbs))}.")
 
 
-def _run(verb: Verb, prog: str, arguments: list[str]) -> int:
+def _run(verb: Verb, prog: str, arguments: list[str], *, keep_memory: bool = False) -> int:
     parser = Parser(prog=prog, description=verb.help[:1].upper() + verb.help[1:] + ".", epilog=verb.epilog or None)
     verb.add_options(parser)
     options = parser.parse_args(arguments)
-    return load_target(verb.run)(options) or 0
+    target = load_target(verb.run)
+    if keep_memory:  # after the options: --help imports no torch
+        from scidiff.kernels.memory import tune_malloc
+
+        tune_malloc()
+    return target(options) or 0
 
 
 def _overview() -> str:
@@ -115,8 +120,12 @@ def _info_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
 
 
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--compile", action="store_true", help="compile all numba bodies now (about a minute)")
+
+
 _COMMANDS = {
     "demo": Verb("write example results of every domain", "scidiff.cli.demo:run", _demo_options),
     "info": Verb("show what a checkpoint holds", "scidiff.cli.info:run", _info_options),
-    "doctor": Verb("check the installation, the device and the data folder", "scidiff.cli.doctor:run"),
+    "doctor": Verb("check the installation, the device and the data folder", "scidiff.cli.doctor:run", _doctor_options),
 }

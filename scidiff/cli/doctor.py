@@ -1,4 +1,4 @@
-"""``scidiff doctor``: versions, device, threads, data folder, checkpoints; exit status 1 if one is broken."""
+"""``scidiff doctor``: versions, device, threads, numba bodies, data folder, checkpoints; status 1 if one is broken."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ REQUIRED = (
     "yaml",
     "rdkit",
     "matplotlib",
+    "numba",
 )
-OPTIONAL = ("torch_geometric", "networkx", "gluonts", "pandas", "e3nn", "numba", "triton")
+OPTIONAL = ("torch_geometric", "networkx", "gluonts", "pandas", "e3nn", "triton")
 _DISTRIBUTIONS = {"yaml": "pyyaml", "torch_geometric": "torch-geometric"}
 _Check = tuple[str, str, str]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print one line per check; 0 if no check says "bad"."""
+    """Print one line per check (``options.compile``: compile the numba bodies first); 0 if no check says "bad"."""
     checks = [
         ("python", "ok", platform.python_version()),
         *_packages(),
         *_device(),
+        *_bodies(compile_all=getattr(options, "compile", False)),
         _data(),
         *_domains(),
         *_checkpoints(),
@@ -77,6 +79,29 @@ def _device() -> list[_Check]:
     state = "ok" if result == 4.0 else "bad"
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     return [("device", state, device), ("threads", "ok", threads)]
+
+
+def _bodies(compile_all: bool) -> list[_Check]:
+    checks: list[_Check] = []
+    if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":
+        text = "passive makes operations in chunks 2-4 times slower with two threads: unset it"
+        checks.append(("OMP_WAIT_POLICY", "slow", text))
+    if find_spec("numba") is None:
+        return checks
+    try:
+        from scidiff.kernels import warm
+
+        bodies = warm.compile_bodies() if compile_all else warm.compiled_bodies()
+        layer = warm.threading_layer()
+    except Exception as error:  # a broken library is what this command is for
+        return [*checks, ("numba bodies", "bad", f"{type(error).__name__}: {error}")]
+    total = len(bodies.cached) + len(bodies.missing)
+    text = f"{len(bodies.cached)} of {total} compiled on disk"
+    if bodies.missing:
+        text += ", the others at their first use (or now: scidiff doctor --compile)"
+    checks.append(("numba bodies", "-" if bodies.missing else "ok", text))
+    remark = ": parallel calls of several Python threads wait for each other" if layer == "workqueue" else ""
+    return [*checks, ("numba threads", "ok", f"{layer}{remark}")]
 
 
 def _data() -> _Check:

@@ -27,6 +27,7 @@ from scidiff.cli.errors import UserError
 from scidiff.cli.options import check_outputs
 from scidiff.cli.output import note, pairs, write
 from scidiff.files import atomic_path
+from scidiff.kernels.memory import tune_malloc
 
 __all__ = ["DomainCLI", "build_cli", "run_lightning"]
 
@@ -45,6 +46,7 @@ def run_lightning(domain: Domain, verb: str, arguments: list[str]) -> int:
         UserError: If options or configuration are wrong.
     """
     importlib.import_module(domain.name)
+    tune_malloc()
     for name in _LOGGERS:  # these libraries set their level when imported
         logging.getLogger(name).setLevel(logging.WARNING)
     for remark in (".*does not have many workers.*", ".*isinstance\\(treespec, LeafSpec\\).*", ".*tensorboardX.*"):

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -11,9 +12,11 @@ import torch
 from scidiff import assets, configurable
 from scidiff.checkpoint import load, save
 from scidiff.cli import UserError, main
+from scidiff.cli import doctor as cli_doctor
 from scidiff.cli import domain as cli_domain
 from scidiff.cli.options import Parser, add_options, check_outputs, resolve_device, trainer_devices
 from scidiff.cli.output import table
+from scidiff.kernels import warm
 from scidiff.schedules import VPSDE
 
 ROOT = Path(__file__).parents[2]
@@ -309,6 +312,37 @@ def test_doctor_finds_the_data_and_reports_what_is_broken(run, monkeypatch, tmp_
     damaged = run("doctor")
     assert damaged.status == 1
     assert "checkpoint ego" in damaged.out
+
+
+def test_doctor_speaks_of_threads_and_bodies(run, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    out = run("doctor").out
+    cached, missing = warm.compiled_bodies()
+    assert f"{len(cached)} of {len(cached) + len(missing)} compiled on disk" in out
+    assert ("doctor --compile" in out) == bool(missing)
+    assert re.search("slow +OMP_WAIT_POLICY +passive makes", out)
+    assert re.search("ok +numba threads +(omp|tbb|workqueue)", out)
+    assert re.search(r"ok +numba +\d", out)
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert "OMP_WAIT_POLICY" not in run("doctor").out
+    monkeypatch.setattr(cli_doctor, "find_spec", lambda name: None if name == "numba" else True)
+    without = run("doctor")
+    assert re.search("bad +numba +not installed", without.out)
+    assert without.status == 1
+
+
+def test_verbs_of_domains_keep_memory_in_the_process(run, monkeypatch, tmp_path):
+    """Once a command, and not by commands that compute nothing."""
+    calls = []
+    monkeypatch.setattr("scidiff.kernels.memory.tune_malloc", lambda: calls.append(1))
+    monkeypatch.setattr("scidiff.cli.lightning.tune_malloc", lambda: calls.append(2))
+    run("toydomain", "generate", "--out", tmp_path / "a.txt", "-n", "5")
+    assert calls == [1]
+    run("toydomain", "generate", "--help")
+    run("--help")
+    assert calls == [1]
+    run("toydomain", "fit", "-c", "tiny", "--trainer.max_steps", "1")
+    assert calls == [1, 2]
 
 
 def test_fit_then_test_through_lightning(run, tmp_path):
