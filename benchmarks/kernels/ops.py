@@ -49,11 +49,15 @@ def loss(out: Any) -> Tensor:
     return torch.stack([p.square().sum() for p in parts]).sum()
 
 
-def error(case: Case, function: Callable[..., Any]) -> float:
-    """Largest relative error (in norm) of results and gradients against the float64 definition."""
-    exact = [t.detach().double().requires_grad_() for t in case.tensors]
-    pairs = zip(_all(function, case.tensors), _all(case.definition, exact), strict=True)
-    return max(float((a.double() - b).norm() / b.norm().clamp_min(1e-300)) for a, b in pairs)
+def errors(case: Case) -> dict[str, float]:
+    """Largest relative error (in norm) of results and gradients of both sides against the float64 definition."""
+    exact = _all(case.definition, [t.detach().double().requires_grad_() for t in case.tensors])
+
+    def largest(found: list[Tensor]) -> float:
+        pairs = zip(found, exact, strict=True)
+        return max(float((a.double() - b).norm() / b.norm().clamp_min(1e-300)) for a, b in pairs)
+
+    return {side: largest(_all(call, case.tensors)) for side, call in (("ours", case.ours), ("theirs", case.theirs))}
 
 
 def _all(function: Callable[..., Any], tensors: list[Tensor]) -> list[Tensor]:
@@ -62,9 +66,9 @@ def _all(function: Callable[..., Any], tensors: list[Tensor]) -> list[Tensor]:
     return [*(p.detach() for p in parts), *torch.autograd.grad(loss(out), tensors)]
 
 
-def interleaved(functions: list[Callable[[], Any]], repetitions: int) -> list[dict[str, float]]:
-    """Median, minimum, quartiles (wall, ms) and processor time of each, one call in turn."""
-    for function in functions:
+def interleaved(functions: list[Callable[[], Any]], repetitions: int, *, warm: bool = False) -> list[dict[str, float]]:
+    """Median, minimum, quartiles (wall, ms) and processor time of each, one call in turn, after one unless warm."""
+    for function in () if warm else functions:
         function()
     walls: list[list[float]] = [[] for _ in functions]
     processor: list[list[float]] = [[] for _ in functions]
@@ -137,7 +141,7 @@ def records(sizes: list[str], dtype: torch.dtype, device: str, budget: float) ->
     for name in sizes:
         size = make_size(name, device)
         for case in cases(size, dtype):
-            wrong = {side: error(case, call) for side, call in (("ours", case.ours), ("theirs", case.theirs))}
+            wrong = errors(case)
             for mode in MODES:
                 record = {"size": name, "op": case.name, "mode": mode, "least_bytes": case.least_bytes}
                 record |= {"error": wrong, "memory": device == "cpu" and name == "r"}
@@ -156,7 +160,7 @@ def _timed(case: Case, mode: str, device: str, budget: float) -> dict[str, Any]:
     else:
         first = interleaved(runs, 1)
         count = int(1e3 * budget / (first[0]["ms"] + first[1]["ms"]))
-        entries = interleaved(runs, min(max(count, 3), 30))
+        entries = interleaved(runs, min(max(count, 3), 30), warm=True)
     theirs, ours = entries
     key = "ms" if device == "cuda" else "least"
     return {"theirs": theirs, "ours": ours, "ratio": theirs[key] / ours[key], "ratio_median": theirs["ms"] / ours["ms"]}
