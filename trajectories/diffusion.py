@@ -9,7 +9,7 @@ from torch import Tensor
 
 from scidiff.denoiser import Denoiser
 from scidiff.losses import TimeLaw
-from scidiff.schedule_base import VariancePreserving
+from scidiff.schedule_base import Schedule
 from scidiff.training import DiffusionModule, StepLoss
 from trajectories.networks.egtn import EGTN
 from trajectories.priors import Learned, Prior, get_prior
@@ -68,7 +68,8 @@ class TrajectoryDiffusion(DiffusionModule):
         prior: Moving mean: ``"com"``, ``"last"``, ``"walk"``, ``"bridge"``, ``"normal"`` (the origin), ``"learned"``
             (two layers of the size of the network), or a `Prior`.
         tasks: What is given in training; forecasts from 10 frames by default.
-        schedule: Schedule of x - x_r; `VPSDE` by default, `trajectories.process.published_schedule` for the paper's.
+        schedule: Schedule of x - x_r; `VPSDE` by default, `trajectories.process.published_schedule` for the paper's. Or
+            `MeanReverting`, with ``max_sigma`` of the size of x - x_r: see `trajectories.process.trajectory_process`.
         prediction: What the network's displacement is read as, see `Denoiser`.
         scale: Length of one unit of the model, in the units of the data.
         time_law: Distribution of the training time; uniform by default.
@@ -95,7 +96,7 @@ class TrajectoryDiffusion(DiffusionModule):
         *,
         prior: str | Prior = "walk",
         tasks: TaskMix | None = None,
-        schedule: VariancePreserving | None = None,
+        schedule: Schedule | None = None,
         prediction: str = "eps",
         scale: float = 1.0,
         time_law: TimeLaw | None = None,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from scidiff.noise import Masked
 from scidiff.process import Process
-from scidiff.schedule_base import VariancePreserving
+from scidiff.schedule_base import Schedule, VariancePreserving
 from scidiff.schedules import VPSDE, DiscreteVP
 
 __all__ = ["CENTRED", "LIVE", "MovingMean", "TrajectorySpace", "published_schedule", "trajectory_process"]
@@ -92,6 +92,19 @@ def published_schedule(num_levels: int = 1000) -> DiscreteVP:
     return DiscreteVP.linear(1e-4 * 1000 / num_levels, 0.02 * 1000 / num_levels, num_levels)
 
 
-def trajectory_process(schedule: VariancePreserving | None = None) -> Process:
-    """Process of trajectories; ``schedule`` is that of x - x_r, `VPSDE` by default."""
+def trajectory_process(schedule: Schedule | None = None) -> Process:
+    """Process of trajectories.
+
+    Args:
+        schedule: A variance-preserving schedule of x - x_r, `VPSDE` by default; or one with an endpoint of its own,
+            such as `MeanReverting`, whose ``max_sigma`` should be of the size of x_0 - x_r: noise far above it hides
+            what few steps must find.
+
+    Raises:
+        TypeError: If the schedule is of another kind.
+    """
+    if schedule is not None and schedule.has_endpoint:
+        return Process(schedule, space=TrajectorySpace())
+    if schedule is not None and not isinstance(schedule, VariancePreserving):
+        raise TypeError(f"expected a variance-preserving schedule or one with an endpoint, got {schedule!r}.")
     return Process(MovingMean(schedule), space=TrajectorySpace())

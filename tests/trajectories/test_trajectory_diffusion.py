@@ -12,7 +12,7 @@ from scidiff.endpoints import MeanReverting
 from scidiff.oracles import GaussianOracle
 from scidiff.process import Process
 from scidiff.samplers import sample
-from scidiff.schedules import VPSDE
+from scidiff.schedules import EDM, VPSDE
 from scidiff.testing import random_rotation
 from trajectories.batch import TrajectoryBatch
 from trajectories.data.particles import NBodyDataModule
@@ -86,6 +86,11 @@ def test_shifted_state_is_the_core_process(solver, generator):
     y, info = sample(plain, start, solver=solver, steps=6, save="none")
     x = sample(moved, start + ends[0] * x_1, solver=solver, steps=6, x_1=x_1, noise=info.noise)
     assert float((x - ends[1] * x_1 - y).abs().max()) < 1e-9 * float(y.abs().max())
+
+
+def test_schedules_that_have_no_mean():
+    with pytest.raises(TypeError, match="variance-preserving schedule or one with an endpoint"):
+        trajectory_process(EDM())
 
 
 def test_space(generator):
@@ -258,8 +263,12 @@ def test_batch_file(tmp_path, generator):
     assert (again.dt, again.unit, again.meta, again.node_mask) == (0.1, "arbitrary", {"seed": 3}, None)
 
 
-@pytest.mark.parametrize("prior", ["last", "walk"])
-def test_forecast_of_gaussian_trajectories(prior, generator):
+@pytest.mark.parametrize(
+    ("prior", "schedule"),
+    [("last", VPSDE()), ("walk", VPSDE()), ("last", MeanReverting(0.5, "linear", eps=0.002))],
+    ids=str,
+)
+def test_forecast_of_gaussian_trajectories(prior, schedule, generator):
     """A Gaussian process in time: the exact denoiser of the future given the past is known, so the forecast is."""
     frames, seen, count = 6, 3, 4000
     time = torch.arange(frames, dtype=F64)
@@ -276,14 +285,14 @@ def test_forecast_of_gaussian_trajectories(prior, generator):
             self.shift = nn.Parameter(past.mean())
 
         def forward(self, x_t, t, cond):
-            alpha, sigma = (getattr(VPSDE(), name)(t)[:, None] for name in ("alpha", "sigma"))
+            alpha, sigma = (getattr(schedule, name)(t)[:, None] for name in ("alpha", "sigma"))
             oracle = GaussianOracle(wanted_mean - self.shift, wanted_cov)
             y = x_t[:, seen:, 0, 0] - (1 - alpha) * x_1[:, seen:, 0, 0]
             out = torch.zeros_like(x_t)
             out[:, seen:, 0, 0] = -sigma * oracle.score(y, alpha[0, 0], sigma[0, 0])
             return out
 
-    exact = TrajectoryGenerator(Denoiser(Exact(), trajectory_process(), prediction="eps"), prior=prior)
+    exact = TrajectoryGenerator(Denoiser(Exact(), trajectory_process(schedule), prediction="eps"), prior=prior)
     observed = past.reshape(1, seen, 1, 1).expand(count, -1, -1, -1)
     given = torch.arange(frames)[None, :, None].expand(1, -1, 1) < seen
     padded = torch.cat([past - past.mean(), torch.zeros(frames - seen, dtype=F64)]).reshape(1, frames, 1, 1)
