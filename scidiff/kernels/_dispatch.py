@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from scidiff.kernels.full import FullGraph
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
+from scidiff.kernels.registered import transforms_active
 
 __all__ = ["BACKENDS", "Call", "operation", "report", "transforms_active", "use_backend"]
 
@@ -48,14 +48,6 @@ _ran: dict[tuple[str, str], dict[str, str]] = {}
 _logged: set[tuple[str, str, str]] = set()
 _obstacles: dict[str, str] = {}  # why a package cannot be used; empty if it can
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def transforms_active() -> bool:
-    """Whether a transform of ``torch.func`` or a level of forward-mode differentiation is active.
-
-    Both names are private to torch; a test fails loudly if they vanish or change their meaning.
-    """
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 from scidiff.kernels import ref
 from scidiff.kernels.basis import restore
 from scidiff.kernels.ops import GRAPH, body_function, contiguous
+from scidiff.kernels.registered import Operation, registered
 
 __all__ = ["cfconv", "edge_mlp", "neighbor_attention", "painn", "ponita", "softmax_gather_sum"]
 
@@ -42,8 +43,8 @@ def differentiated(
 def _register(
     num_tensors: int,
     definition: Callable[..., Any],
-    backward: Callable[..., Any],
-    forward: Callable[..., Any],
+    backward: Operation,
+    forward: Operation,
     num_options: int,
     keeps: int = 0,
 ) -> None:
@@ -73,7 +74,7 @@ def _register(
             found = [d if n else None for d, n in zip(found, needs)]
         return (*found, *[None] * (6 + num_options))
 
-    forward.register_autograd(gradient, setup_context=setup)  # pyright: ignore[reportFunctionMemberAccess]
+    forward.register_autograd(gradient, setup)
 
 
 # -- continuous-filter convolution -------------------------------------------------------------------------------------
@@ -83,22 +84,16 @@ def _radial(W: Tensor, options: Sequence[Any]) -> Any:
     return restore(W.shape[0], *options[:4])
 
 
-@torch.library.custom_op(
-    "scidiff::cfconv",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor dist, Tensor W, Tensor bias, {GRAPH}, {_RADIAL}) -> Tensor",
-)
+@registered("cfconv", f"(Tensor x, Tensor dist, Tensor W, Tensor bias, {GRAPH}, {_RADIAL}) -> Tensor")
 def cfconv(x, dist, W, bias, source, ptr, target, t_ptr, t_target, t_edge, *options):  # type: ignore
     """sum_e x_source w(d_e)."""
     run = body_function(options[-1], "cfconv")
     return run(*contiguous(x, dist, W, bias), source, ptr, target, _radial(W, options))
 
 
-@torch.library.custom_op(
-    "scidiff::cfconv_backward",
-    mutates_args=(),
-    schema=f"(Tensor g, Tensor x, Tensor dist, Tensor W, Tensor bias, {GRAPH}, {_RADIAL})"
-    " -> (Tensor, Tensor, Tensor, Tensor)",
+@registered(
+    "cfconv_backward",
+    f"(Tensor g, Tensor x, Tensor dist, Tensor W, Tensor bias, {GRAPH}, {_RADIAL}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def cfconv_backward(g, x, dist, W, bias, source, ptr, target, t_ptr, t_target, t_edge, *options):  # type: ignore
     """dx, ddist, dW, dbias."""
@@ -127,19 +122,16 @@ _register(4, _cfconv_definition, cfconv_backward, cfconv, 5)
 _PAINN = "Tensor phi, Tensor v, Tensor dist, Tensor unit, Tensor W, Tensor bias"
 
 
-@torch.library.custom_op(
-    "scidiff::painn", mutates_args=(), schema=f"({_PAINN}, {GRAPH}, {_RADIAL}) -> (Tensor, Tensor)"
-)
+@registered("painn", f"({_PAINN}, {GRAPH}, {_RADIAL}) -> (Tensor, Tensor)")
 def painn(phi, v, dist, unit, W, bias, source, ptr, target, t_ptr, t_target, t_edge, *options):  # type: ignore
     """dh, dv of the PaiNN message; v (N, 3, F)."""
     run = body_function(options[-1], "painn")
     return run(*contiguous(phi, v, dist, unit, W, bias), source, ptr, target, _radial(W, options))
 
 
-@torch.library.custom_op(
-    "scidiff::painn_backward",
-    mutates_args=(),
-    schema=f"(Tensor gh, Tensor gv, {_PAINN}, {GRAPH}, {_RADIAL}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+@registered(
+    "painn_backward",
+    f"(Tensor gh, Tensor gv, {_PAINN}, {GRAPH}, {_RADIAL}) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def painn_backward(gh, gv, phi, v, dist, unit, W, bias, *rest):  # type: ignore
     """dphi, dv, ddist, dunit, dW, dbias."""
@@ -171,20 +163,15 @@ _register(6, _painn_definition, painn_backward, painn, 5)
 # -- channel-wise softmax ----------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op(
-    "scidiff::softmax_gather_sum",
-    mutates_args=(),
-    schema=f"(Tensor logits, Tensor x, {GRAPH}, str body) -> (Tensor, Tensor)",
-)
+@registered("softmax_gather_sum", f"(Tensor logits, Tensor x, {GRAPH}, str body) -> (Tensor, Tensor)")
 def softmax_gather_sum(logits, x, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
     """sum_e softmax(l)_e x_source, and the logarithm of the sum of exponentials of each row."""
     return body_function(body, "softmax_gather_sum")(*contiguous(logits, x), source, ptr)
 
 
-@torch.library.custom_op(
-    "scidiff::softmax_gather_sum_backward",
-    mutates_args=(),
-    schema=f"(Tensor g, Tensor logits, Tensor x, Tensor out, Tensor lse, {GRAPH}, str body) -> (Tensor, Tensor)",
+@registered(
+    "softmax_gather_sum_backward",
+    f"(Tensor g, Tensor logits, Tensor x, Tensor out, Tensor lse, {GRAPH}, str body) -> (Tensor, Tensor)",
 )
 def softmax_gather_sum_backward(g, logits, x, out, lse, source, ptr, target, *rest):  # type: ignore
     """dlogits, dx."""
@@ -214,21 +201,16 @@ _register(2, _softmax_definition, softmax_gather_sum_backward, softmax_gather_su
 _ATTENTION = "Tensor q, Tensor k, Tensor v, Tensor? bias"
 
 
-@torch.library.custom_op(
-    "scidiff::neighbor_attention",
-    mutates_args=(),
-    schema=f"({_ATTENTION}, {GRAPH}, str body) -> (Tensor, Tensor)",
-)
+@registered("neighbor_attention", f"({_ATTENTION}, {GRAPH}, str body) -> (Tensor, Tensor)")
 def neighbor_attention(q, k, v, bias, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
     """sum_e softmax(q_target . k_source / sqrt(D) + bias)_e v_source, and the logarithm of the sum of exponentials."""
     run = body_function(body, "neighbor_attention")
     return run(*contiguous(q, k, v), None if bias is None else bias.contiguous(), source, ptr)
 
 
-@torch.library.custom_op(
-    "scidiff::neighbor_attention_backward",
-    mutates_args=(),
-    schema=f"(Tensor g, {_ATTENTION}, Tensor out, Tensor lse, {GRAPH}, str body) -> (Tensor, Tensor, Tensor, Tensor)",
+@registered(
+    "neighbor_attention_backward",
+    f"(Tensor g, {_ATTENTION}, Tensor out, Tensor lse, {GRAPH}, str body) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 def neighbor_attention_backward(g, q, k, v, bias, out, lse, *rest):  # type: ignore
     """dq, dk, dv, dbias; dbias is empty without a bias."""
@@ -267,9 +249,7 @@ def _coord(tensors: Sequence[Tensor | None]) -> list[Tensor]:
     return [t for t in tensors if t is not None]
 
 
-@torch.library.custom_op(
-    "scidiff::edge_mlp", mutates_args=(), schema=f"({_MLP}, {GRAPH}, {_MLP_OPTIONS}) -> (Tensor, Tensor, Tensor)"
-)
+@registered("edge_mlp", f"({_MLP}, {GRAPH}, {_MLP_OPTIONS}) -> (Tensor, Tensor, Tensor)")
 def edge_mlp(*args):  # type: ignore
     """h (N, F2), dx (N, 3) or (0, 3), m (E, F2) or (0, F2)."""
     tensors = [None if t is None else t.contiguous() for t in args[:14]]
@@ -279,10 +259,9 @@ def edge_mlp(*args):  # type: ignore
     return h, h.new_empty(0, 3) if dx is None else dx, h.new_empty(0, h.shape[1]) if m is None else m
 
 
-@torch.library.custom_op(
-    "scidiff::edge_mlp_backward",
-    mutates_args=(),
-    schema=f"(Tensor gh, Tensor gx, Tensor gm, {_MLP}, {GRAPH}, {_MLP_OPTIONS}) -> ({', '.join(['Tensor'] * 14)})",
+@registered(
+    "edge_mlp_backward",
+    f"(Tensor gh, Tensor gx, Tensor gm, {_MLP}, {GRAPH}, {_MLP_OPTIONS}) -> ({', '.join(['Tensor'] * 14)})",
 )
 def edge_mlp_backward(gh, gx, gm, *args):  # type: ignore
     """Gradients of the fourteen tensors, empty where the tensor is absent."""
@@ -331,20 +310,14 @@ _register(14, _mlp_definition, edge_mlp_backward, edge_mlp, 4)
 # -- PONITA ------------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op(
-    "scidiff::ponita",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor basis, Tensor W, {GRAPH}, str body) -> Tensor",
-)
+@registered("ponita", f"(Tensor x, Tensor basis, Tensor W, {GRAPH}, str body) -> Tensor")
 def ponita(x, basis, W, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
     """sum_e (basis_e W) x_source."""
     return body_function(body, "ponita")(*contiguous(x, basis, W), source, ptr, target)
 
 
-@torch.library.custom_op(
-    "scidiff::ponita_backward",
-    mutates_args=(),
-    schema=f"(Tensor g, Tensor x, Tensor basis, Tensor W, {GRAPH}, str body) -> (Tensor, Tensor, Tensor)",
+@registered(
+    "ponita_backward", f"(Tensor g, Tensor x, Tensor basis, Tensor W, {GRAPH}, str body) -> (Tensor, Tensor, Tensor)"
 )
 def ponita_backward(g, x, basis, W, *rest):  # type: ignore
     """dx, dbasis, dW."""

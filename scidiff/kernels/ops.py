@@ -46,8 +46,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from scidiff.kernels.registered import registered
 
 __all__ = ["GRAPH", "body_function", "contiguous", "edge_dot", "edge_product", "gms", "weighted_sum"]
 
@@ -97,11 +98,7 @@ def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.contiguous() for t in tensors)
 
 
-@torch.library.custom_op(
-    "scidiff::gms",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor w, {GRAPH}, bool transposed, str body) -> Tensor",
-)
+@registered("gms", f"(Tensor x, Tensor w, {GRAPH}, bool transposed, str body) -> Tensor")
 def gms(x, w, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # type: ignore
     """out_i = sum_{e -> i} x_source w_e, or with ``transposed`` the same over the edges that leave a node."""
     run = body_function(body, "gms")
@@ -114,11 +111,7 @@ def _(x, w, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # 
     return x.new_empty((ptr.shape[0] - 1, x.shape[1]))
 
 
-@torch.library.custom_op(
-    "scidiff::edge_product",
-    mutates_args=(),
-    schema=f"(Tensor g, Tensor x, {GRAPH}, str body) -> Tensor",
-)
+@registered("edge_product", f"(Tensor g, Tensor x, {GRAPH}, str body) -> Tensor")
 def edge_product(g, x, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
     """g_target x_source."""
     return body_function(body, "edge_product")(*contiguous(g, x), source, target)
@@ -129,11 +122,7 @@ def _(g, x, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
     return x.new_empty((source.shape[0], x.shape[1]))
 
 
-@torch.library.custom_op(
-    "scidiff::weighted_sum",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor a, {GRAPH}, bool transposed, str body) -> Tensor",
-)
+@registered("weighted_sum", f"(Tensor x, Tensor a, {GRAPH}, bool transposed, str body) -> Tensor")
 def weighted_sum(x, a, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # type: ignore
     """sum_{e -> i} a_eh x_source,h, or with ``transposed`` the same over the edges that leave a node."""
     run = body_function(body, "weighted_sum")
@@ -146,11 +135,7 @@ def _(x, a, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # 
     return x.new_empty((ptr.shape[0] - 1, x.shape[1]))
 
 
-@torch.library.custom_op(
-    "scidiff::edge_dot",
-    mutates_args=(),
-    schema=f"(Tensor a, Tensor b, {GRAPH}, SymInt heads, str body) -> Tensor",
-)
+@registered("edge_dot", f"(Tensor a, Tensor b, {GRAPH}, SymInt heads, str body) -> Tensor")
 def edge_dot(a, b, source, ptr, target, t_ptr, t_target, t_edge, heads, body):  # type: ignore
     """a_target . b_source in ``heads`` blocks of channels."""
     return body_function(body, "edge_dot")(*contiguous(a, b), source, target, heads)
@@ -185,8 +170,8 @@ def _edge_product_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     return dg, dx, *[None] * 7
 
 
-gms.register_autograd(_gms_backward, setup_context=_save_pair)
-edge_product.register_autograd(_edge_product_backward, setup_context=_save_pair)
+gms.register_autograd(_gms_backward, _save_pair)
+edge_product.register_autograd(_edge_product_backward, _save_pair)
 
 
 def _weighted_sum_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -208,5 +193,5 @@ def _edge_dot_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     return da, db, *[None] * 8
 
 
-weighted_sum.register_autograd(_weighted_sum_backward, setup_context=_save_pair)
-edge_dot.register_autograd(_edge_dot_backward, setup_context=_save_pair)
+weighted_sum.register_autograd(_weighted_sum_backward, _save_pair)
+edge_dot.register_autograd(_edge_dot_backward, _save_pair)

@@ -6,14 +6,20 @@ layer of numba aborts when two Python threads enter it: parallel calls are then 
 
 A serial body is a function of a range of rows; its parallel body is another function, with another name, that hands
 ranges to it (numba's disk cache would mix up two compilations of one function).
+
+One team of threads serves torch and numba. torch brings its own copy of GNU OpenMP; were numba's layer to load another,
+the idle threads of each team would spin on the cores of the other, and alternating calls would wait for milliseconds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import functools
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -68,9 +74,25 @@ def launch(serial: Callable, parallel: Callable, work: float, *args: Any) -> Any
 
 def in_parallel(parallel: Callable, threads: int, *args: Any) -> Any:
     """Call ``parallel(*args)`` with some threads; never in a forked child (see `thread_count`)."""
+    _join_team()
     numba.set_num_threads(threads)
     with _exclusive():
         return parallel(*args)
+
+
+@functools.cache
+def _join_team() -> None:
+    """Let numba's layer find torch's copy of OpenMP before its own, and keep torch's number of threads.
+
+    Symbols of a library that is loaded globally come before those that the layer is linked with. Other systems and
+    other builds of torch have one library for both, or none to share.
+    """
+    for library in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL | os.RTLD_NOLOAD)
+    threads = torch.get_num_threads()
+    numba.set_num_threads(threads if threads <= numba.config.NUMBA_NUM_THREADS else 1)  # pyright: ignore
+    torch.set_num_threads(threads)  # starting the layer sets the number of the team
 
 
 def _exclusive() -> contextlib.AbstractContextManager:

@@ -1,4 +1,7 @@
-"""Graphs of equal size take padded matrices without indices."""
+"""Graphs of equal size take padded matrices without indices; operations do not load the compiler."""
+
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -36,3 +39,14 @@ def test_equals_the_definition(name):
             torch.set_num_threads(threads)
     assert torch.autograd.gradcheck(lambda *args: run(name, args, "dense"), tensors)
     assert torch.autograd.gradgradcheck(lambda *args: run(name, args, "dense"), tensors)
+
+
+def test_an_operation_and_its_gradient_do_not_load_the_compiler():
+    code = (
+        "import sys, torch, scidiff.kernels as K\n"
+        "x, g = torch.randn(8, 4, requires_grad=True), K.full_graph(torch.tensor([0, 4, 8]))\n"
+        "K.gather_multiply_sum(x, torch.randn(24, 4), g, backend='chunked').sum().backward()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr

@@ -111,6 +111,6 @@ def test_derivatives(op, body):
 def test_registration():
     x, w = inputs("gather_multiply_sum")
     graph = (GRAPH.source, GRAPH.ptr, GRAPH.target, GRAPH.t_ptr, GRAPH.t_target, GRAPH.t_edge)
-    torch.library.opcheck(ops.gms, (x, w, *graph, False, "numba"))
-    torch.library.opcheck(ops.gms, (x, w, *graph, True, "numba"))
-    torch.library.opcheck(ops.edge_product, (x, x.detach() + 1, *graph, "numba"))
+    torch.library.opcheck(ops.gms.overload, (x, w, *graph, False, "numba"))
+    torch.library.opcheck(ops.gms.overload, (x, w, *graph, True, "numba"))
+    torch.library.opcheck(ops.edge_product.overload, (x, x.detach() + 1, *graph, "numba"))

@@ -1,0 +1,77 @@
+"""Registration of operations with torch, and the direct way to their functions where nobody watches.
+
+`torch.library.custom_op` would import the compiler with the first call, which takes seconds, and check each result for
+aliases. Bodies give fresh tensors by contract (see `scidiff.kernels.ops`), so a plain library is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+__all__ = ["Operation", "registered", "transforms_active"]
+
+_LIBRARY = torch.library.Library("scidiff", "FRAGMENT")
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def transforms_active() -> bool:
+    """Whether a transform of ``torch.func`` or a level of forward-mode differentiation is active.
+
+    Both names are private to torch; a test fails loudly if they vanish or change their meaning.
+    """
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+class Operation:
+    """A function known to torch as ``scidiff::name``: opaque to tracers, with registered shapes and gradients.
+
+    Args:
+        name: Name without namespace.
+        schema: Arguments and results.
+        function: Tensors and options to fresh tensors, without autograd.
+
+    Attributes:
+        overload: The operation as torch knows it.
+    """
+
+    def __init__(self, name: str, schema: str, function: Callable[..., Any]) -> None:
+        self.name, self.function = name, function
+        _LIBRARY.define(f"{name}{schema}")
+        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        self.overload = getattr(torch.ops.scidiff, name).default
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: Any) -> Any:
+        """The result; past the dispatcher if no gradient is asked for and no mode, transform or tracer looks on."""
+        return self.function(*args) if _unwatched(args) else self.overload(*args)
+
+    def register_fake(self, shapes: Callable[..., Any]) -> Callable[..., Any]:
+        """Decorator: the results as empty tensors."""
+        torch.library.register_fake(f"scidiff::{self.name}", shapes, lib=_LIBRARY)
+        return shapes
+
+    def register_autograd(self, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
+        """The gradient, as in `torch.library.register_autograd`."""
+        name = f"scidiff::{self.name}"
+        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_LIBRARY)
+
+
+def registered(name: str, schema: str) -> Callable[[Callable[..., Any]], Operation]:
+    """Decorator: the function as an `Operation`."""
+    return lambda function: Operation(name, schema, function)
+
+
+def _unwatched(args: tuple[Any, ...]) -> bool:
+    if torch.compiler.is_compiling() or transforms_active():
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._get_tracing_state() is not None:
+        return False
+    tensors = [a for a in args if isinstance(a, Tensor)]
+    if any(type(t) not in _PLAIN for t in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
