@@ -69,7 +69,7 @@ class TrajectoryDiffusion(DiffusionModule):
             (two layers of the size of the network), or a `Prior`.
         tasks: What is given in training; forecasts from 10 frames by default.
         schedule: Schedule of x - x_r; `VPSDE` by default, `trajectories.process.published_schedule` for the paper's. Or
-            `MeanReverting`, with ``max_sigma`` of the size of x - x_r: see `trajectories.process.trajectory_process`.
+            `MeanReverting`, with noise of another size: see `trajectories.process.trajectory_process`.
         prediction: What the network's displacement is read as, see `Denoiser`.
         scale: Length of one unit of the model, in the units of the data.
         time_law: Distribution of the training time; uniform by default.

@@ -97,8 +97,7 @@ def trajectory_process(schedule: Schedule | None = None) -> Process:
 
     Args:
         schedule: A variance-preserving schedule of x - x_r, `VPSDE` by default; or one with an endpoint of its own,
-            such as `MeanReverting`, whose ``max_sigma`` should be of the size of x_0 - x_r: noise far above it hides
-            what few steps must find.
+            such as `MeanReverting`, whose ``max_sigma`` is the size of the noise in units of the model.
 
     Raises:
         TypeError: If the schedule is of another kind.

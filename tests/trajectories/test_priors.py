@@ -25,16 +25,16 @@ def frames_given(*frames, f=6, n=2, b=1):
 
 def test_by_hand(generator):
     pos = torch.randn(1, 6, 2, 3, generator=generator, dtype=F64)
-    given = frames_given(1, 2, 4)
+    given = frames_given(1, 2, 5)
     means = {name: get_prior(name)(pos, given, {}) for name in PRIORS}
     assert (means["normal"] == 0).all()
-    assert means["com"][0, 3, 1] == pytest.approx(pos[0, [1, 2, 4]].mean((0, 1)))
-    assert torch.equal(means["last"], pos[:, 4:5].expand_as(pos))
-    velocity = (pos[0, 4] - pos[0, 1]) / 3
-    assert means["walk"][0, 5] == pytest.approx(pos[0, 4] + velocity)
-    assert means["walk"][0, 0] == pytest.approx(pos[0, 4] - 4 * velocity)
-    assert means["bridge"][0, 3] == pytest.approx((pos[0, 2] + pos[0, 4]) / 2)
-    assert torch.equal(means["bridge"][0, [0, 1, 2, 4, 5]], pos[0, [1, 1, 2, 4, 4]])
+    assert means["com"][0, 3, 1] == pytest.approx(pos[0, [1, 2, 5]].mean((0, 1)))
+    assert torch.equal(means["last"], pos[:, 5:].expand_as(pos))
+    velocity = (pos[0, 5] - pos[0, 1]) / 4
+    assert means["walk"][0, 4] == pytest.approx(pos[0, 5] - velocity)
+    assert means["walk"][0, 0] == pytest.approx(pos[0, 5] - 5 * velocity)
+    assert means["bridge"][0, 3] == pytest.approx((2 * pos[0, 2] + pos[0, 5]) / 3)
+    assert torch.equal(means["bridge"][0, [0, 1, 2, 5]], pos[0, [1, 1, 2, 5]])
 
 
 @pytest.mark.parametrize("name", ["com", "last", "walk", "bridge"])
