@@ -78,7 +78,7 @@ def operation(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        device = next(a.device.type for a in args if isinstance(a, Tensor))
+        device = next((a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), "cpu")
         if not torch.is_autocast_enabled(device):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):
@@ -99,6 +99,7 @@ class Call:
         refusal: Why only the torch definition can run this call, if so.
 
     Attributes:
+        op: Name of the public function.
         graph: The `NeighborList`.
         dtype: In which it is computed: at least float32, float64 if any input is.
         body: Name of the body that runs.
@@ -116,6 +117,7 @@ class Call:
         backend: str | None,
         refusal: str = "",
     ) -> None:
+        self.op = op
         self.is_user_order = not isinstance(g, NeighborList)
         self.graph = as_neighbor_list(g, num_nodes)
         given = [t for t in tensors if isinstance(t, Tensor)]
@@ -124,6 +126,36 @@ class Call:
         self.body = "torch"
         if op in _CPU:
             self.body = _choose(op, given[0].device.type, self.graph, _asked(backend), refusal)
+
+    def widths(self, name: str, x: Tensor, rank: int) -> tuple[int, ...]:
+        """Sizes of node features (N, *) behind the first, once N, ``rank`` and device are right (see `check`)."""
+        if x.dim() != rank:
+            raise ValueError(f"{self.op} needs {name} with {rank} dimensions, got {tuple(x.shape)}.")
+        self.check((name, x, (self.graph.num_nodes, *x.shape[1:])))
+        return x.shape[1:]
+
+    def check(self, *needed: tuple[str, Tensor | None, tuple[int, ...]]) -> None:
+        """Compare tensors (name, tensor, shape) with what the graph asks for; nothing is read from the device.
+
+        Bodies trust their inputs: without this they would read beyond them.
+
+        Raises:
+            ValueError: If a shape differs, or if a tensor and the graph are on different devices.
+        """
+        device = self.graph.device
+        for name, tensor, shape in needed:
+            if tensor is None:
+                continue
+            if tensor.shape != shape:
+                raise ValueError(
+                    f"{self.op} needs {name} of shape {shape} on a graph of {self.graph.num_nodes} nodes and "
+                    f"{self.graph.num_edges} edges, got {tuple(tensor.shape)}: nothing is broadcast, so expand it, or "
+                    "pass the graph it was made for."
+                )
+            if tensor.device != device:
+                raise ValueError(
+                    f"{self.op} needs {name} on {device}, where the graph is, and it is on {tensor.device}: move one."
+                )
 
     @property
     def source(self) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from scidiff.kernels import dense, fused, ref
 from scidiff.kernels._dispatch import Call, operation
-from scidiff.kernels.basis import RadialPair, fusible
+from scidiff.kernels.basis import Basis, RadialPair, fusible
 from scidiff.kernels.graph import NeighborList
 
 __all__ = [
@@ -74,6 +74,10 @@ def cfconv(
         Node features (N, F).
     """
     call = Call("cfconv", g, x.shape[0], (x, dist, W, bias), backend, _not_fusible(basis, cutoff))
+    (width,) = call.widths("x", x, 2)
+    call.check(
+        ("dist", dist, (call.graph.num_edges,)), ("W", W, (_num_basis(basis, W), width)), ("bias", bias, (width,))
+    )
     args = call.node(x), call.edge(dist), call.weight(W), call.weight(bias)
     if call.body == "torch":
         return call.node_result(ref.cfconv(*args, call.source, call.target, basis, cutoff), x)
@@ -117,6 +121,13 @@ def painn_message(
     """
     tensors = phi, v, dist, unit, W, bias
     call = Call("painn_message", g, phi.shape[0], tensors, backend, _not_fusible(basis, cutoff))
+    width, _ = call.widths("v", v, 3)
+    num_nodes, num_edges = call.graph.num_nodes, call.graph.num_edges
+    call.check(
+        *(("phi", phi, (num_nodes, 3 * width)), ("v", v, (num_nodes, width, 3))),
+        *(("dist", dist, (num_edges,)), ("unit", unit, (num_edges, 3))),
+        *(("W", W, (_num_basis(basis, W), 3 * width)), ("bias", bias, (3 * width,))),
+    )
     nodes = call.node(phi), call.node(v.transpose(1, 2).contiguous())
     edges = call.edge(dist), call.edge(unit), call.weight(W), call.weight(bias)
     if call.body == "torch":
@@ -187,10 +198,24 @@ def edge_mlp(
     """
     _check_edge_mlp(e, We, coord, vec, act, (norm, norm if coord_norm is None else coord_norm))
     coords = () if coord is None else (coord,) if isinstance(coord, Tensor) else tuple(coord)
-    dims = 3 if vec is None else vec.shape[1]
+    dims = 3 if vec is None else vec.shape[-1]
     refusal = f"it takes vectors of at most three components, got {dims}" if dims > 3 else ""
     tensors = (a, b, d2, wd, e, We, W2, b2, *(gate or ()), *coords, vec)
     call = Call("edge_mlp", g, a.shape[0], tensors, backend, refusal)
+    (width,), num_edges, hidden = call.widths("a", a, 2), call.graph.num_edges, W2.shape[-1]
+    call.check(
+        *(("b", b, a.shape), ("d2", d2, (num_edges,)), ("wd", wd, (width,)), ("vec", vec, (num_edges, dims))),
+        *(("W2", W2, (width, hidden)), ("b2", b2, (hidden,))),
+    )
+    if e is not None and We is not None:
+        call.check(("e", e, (num_edges, We.shape[0])), ("We", We, (We.shape[0], width)))
+    if gate is not None:
+        call.check(("the gate's weights", gate[0], (hidden,)), ("the gate's bias", gate[1], ()))
+    if len(coords) == 1:
+        call.check(("coord", coords[0], (hidden,)))
+    elif coords:
+        inner = coords[0].shape[-1]
+        call.check(*(("coord", c, shape) for c, shape in zip(coords, ((hidden, inner), (inner,), (inner,)))))
     first = call.node(a), call.node(b), call.edge(d2), call.weight(wd)
     edges = _maybe(call.edge, e), _maybe(call.weight, We)
     layer, gates = (call.weight(W2), call.weight(b2)), [call.weight(w) for w in gate or ()]
@@ -229,6 +254,7 @@ def softmax_gather_sum(logits: Tensor, x: Tensor, g: NeighborList | Tensor, *, b
     References: Le et al. 2022, "Equivariant Graph Attention Networks for Molecular Property Prediction" (EQGAT).
     """
     call = Call("softmax_gather_sum", g, x.shape[0], (logits, x), backend)
+    call.check(("logits", logits, (call.graph.num_edges, *call.widths("x", x, 2))))
     args = call.edge(logits), call.node(x)
     if call.body == "torch":
         return call.node_result(ref.softmax_gather_sum(*args, call.source, call.target), x)
@@ -263,6 +289,14 @@ def neighbor_attention(
     References: Vaswani et al. 2017, "Attention Is All You Need", eq. 1.
     """
     call = Call("neighbor_attention", g, q.shape[0], (q, k, v, bias, v_vec), backend)
+    heads, _ = call.widths("q", q, 3)
+    num_nodes = call.graph.num_nodes
+    call.check(
+        *(("k", k, q.shape), ("v", v, (num_nodes, heads, v.shape[-1]))),
+        ("bias", bias, (call.graph.num_edges, heads)),
+    )
+    if v_vec is not None:
+        call.check(("v_vec", v_vec, (num_nodes, heads, *v_vec.shape[2:])))
     features, vectors = (call.node(q), call.node(k), call.node(v)), _maybe(call.node, v_vec)
     biases = _maybe(call.edge, bias)
     if call.body == "dense":
@@ -314,6 +348,13 @@ def ponita_conv(
     if mlp is not None:
         basis = mlp(basis)
     call = Call("ponita_conv", g, x.shape[0], (x, basis, W, fiber, bias), backend)
+    num_orientations, width = call.widths("x", x, 3)
+    call.check(
+        ("basis", basis, (call.graph.num_edges, num_orientations, W.shape[0])),
+        ("W", W, (W.shape[0], width)),
+        ("fiber", fiber, (num_orientations, num_orientations, width)),
+        ("bias", bias, (width,)),
+    )
     args, kernels = (call.node(x), call.edge(basis), call.weight(W)), (call.weight(fiber), _maybe(call.weight, bias))
     if call.body == "torch":
         return call.node_result(ref.ponita_conv(*args, kernels[0], call.source, call.target, kernels[1]), x)
@@ -338,12 +379,18 @@ def tensor_product_scatter(
         Node features (N, irreps_out).
     """
     call = Call("tensor_product_scatter", g, x.shape[0], (x, Y, w), None)
+    call.widths("x", x, 2)
+    call.check(*((name, t, (call.graph.num_edges, *t.shape[1:])) for name, t in (("Y", Y), ("w", w))))
     out = ref.tensor_product_scatter(call.node(x), call.edge(Y), call.edge(w), call.source, call.target, tp)
     return call.node_result(out, x)
 
 
 def _not_fusible(basis: Function, cutoff: Function | None) -> str:
     return "" if fusible(basis, cutoff) else "the basis or cutoff is not one of scidiff.kernels.basis"
+
+
+def _num_basis(basis: Function, W: Tensor) -> int:
+    return basis.num_basis if isinstance(basis, Basis) else W.shape[0]
 
 
 def _maybe(convert: Callable[[Tensor], Tensor], x: Tensor | None) -> Tensor | None:

@@ -36,6 +36,7 @@ def segment_sum(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = 
         Node features (N, *).
     """
     call = Call("segment_sum", g, num_nodes, (v,), None)
+    call.check(("v", v, (call.graph.num_edges, *v.shape[1:])))
     return call.node_result(ref.segment_sum(call.edge(v), call.target, call.num_rows), v)
 
 
@@ -43,6 +44,7 @@ def segment_sum(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = 
 def segment_mean(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
     """Mean of v (E, *) over the edges of each target (N, *), 0 without edges; arguments of `segment_sum`."""
     call = Call("segment_mean", g, num_nodes, (v,), None)
+    call.check(("v", v, (call.graph.num_edges, *v.shape[1:])))
     return call.node_result(ref.segment_mean(call.edge(v), call.target, call.num_rows), v)
 
 
@@ -50,6 +52,7 @@ def segment_mean(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None =
 def segment_max(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
     """Largest v (E, *) over the edges of each target (N, *), 0 without edges; arguments of `segment_sum`."""
     call = Call("segment_max", g, num_nodes, (v,), None)
+    call.check(("v", v, (call.graph.num_edges, *v.shape[1:])))
     return call.node_result(ref.segment_max(call.edge(v), call.target, call.num_rows), v)
 
 
@@ -57,6 +60,7 @@ def segment_max(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = 
 def segment_softmax(logits: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
     """exp(l_e) / sum over the edges with the same target, per channel: (E, *) -> (E, *)."""
     call = Call("segment_softmax", g, num_nodes, (logits,), None)
+    call.check(("logits", logits, (call.graph.num_edges, *logits.shape[1:])))
     return call.edge_result(ref.segment_softmax(call.edge(logits), call.target, call.num_rows), logits)
 
 
@@ -76,6 +80,7 @@ def gather_multiply_sum(x: Tensor, w: Tensor, g: NeighborList | Tensor, *, backe
     References: Schütt et al. 2017, "SchNet", eq. 2.
     """
     call = Call("gather_multiply_sum", g, x.shape[0], (x, w), backend)
+    call.check(("w", w, (call.graph.num_edges, *call.widths("x", x, 2))))
     features = call.node(x), call.edge(w)
     if call.body == "torch":
         return call.node_result(ref.gather_multiply_sum(*features, call.source, call.target), x)
@@ -96,6 +101,9 @@ def weighted_sum(x: Tensor, a: Tensor, g: NeighborList | Tensor, *, backend: str
         Node features (N, F).
     """
     call = Call("weighted_sum", g, x.shape[0], (x, a), backend)
+    (width,) = call.widths("x", x, 2)
+    call.check(("a", a, (call.graph.num_edges, *a.shape[1:2])))
+    _check_heads(width, 1 if a.dim() == 1 else a.shape[1])
     features = call.node(x), call.edge(a)
     if call.body == "torch":
         return call.node_result(ref.weighted_sum(*features, call.source, call.target), x)
@@ -122,8 +130,16 @@ def edge_dot(
         (E,), or (E, H) with ``heads``.
     """
     call = Call("edge_dot", g, a.shape[0], (a, b), backend)
+    (width,) = call.widths("a", a, 2)
+    call.check(("b", b, a.shape))
+    _check_heads(width, 1 if heads is None else heads)
     features = call.node(a), call.node(b)
     if call.body == "torch":
         return call.edge_result(ref.edge_dot(*features, call.source, call.target, heads), a)
     out = ops.edge_dot(*features, *call.arrays(), 1 if heads is None else heads, call.body)
     return call.edge_result(out[:, 0] if heads is None else out, a)
+
+
+def _check_heads(width: int, heads: int) -> None:
+    if heads < 1 or width % heads:
+        raise ValueError(f"heads must be blocks of equal width, got {heads} heads for {width} channels.")
