@@ -14,7 +14,6 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -43,7 +42,7 @@ _CPU: dict[str, tuple[str, ...]] = {
 }
 
 _log = logging.getLogger("scidiff.kernels")
-_context: ContextVar[str | None] = ContextVar("scidiff_kernels_backend", default=None)
+_context: list[str] = []  # names asked for by `use_backend`, the innermost last; the compiler guards a list
 _ran: dict[tuple[str, str], dict[str, str]] = {}
 _logged: set[tuple[str, str, str]] = set()
 _obstacles: dict[str, str] = {}  # why a package cannot be used; empty if it can
@@ -52,7 +51,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Ask for one body by name in all operations called inside: ``with use_backend("torch"): ...``.
+    """Ask for one body by name in all operations called inside, compiled or not: ``with use_backend("torch"): ...``.
+
+    It holds for all threads of the process.
 
     Args:
         name: ``"auto"``, ``"triton"``, ``"numba"``, ``"chunked"``, ``"dense"``, ``"torch"``, or ``"interpret"``
@@ -61,11 +62,11 @@ def use_backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: If the name is unknown.
     """
-    token = _context.set(_known(name))
+    _context.append(_known(name))
     try:
         yield
     finally:
-        _context.reset(token)
+        _context.pop()
 
 
 def report() -> list[dict[str, str]]:
@@ -205,7 +206,7 @@ class Call:
 
 
 def _asked(backend: str | None) -> str:
-    context = None if torch.compiler.is_compiling() else _context.get()  # the compiler cannot read it
+    context = _context[-1] if _context else ""
     return _known(backend or context or os.environ.get("SCIDIFF_KERNELS") or "auto")
 
 
@@ -263,14 +264,19 @@ def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
 def _no_triton(device: str, body: str) -> str:
     if (device == "cuda") != (body == "triton"):
         return f"it needs tensors on {'cuda' if body == 'triton' else 'cpu'}, and they are on {device}"
-    if "triton" not in _obstacles:
-        found = importlib.util.find_spec("triton"), importlib.util.find_spec("scidiff.kernels.triton")
-        _obstacles["triton"] = "" if all(found) else "triton or the kernels written in it are not installed"
-    if _obstacles["triton"]:
-        return _obstacles["triton"]
+    if _no_package():
+        return _no_package()
     if body == "interpret" and os.environ.get("TRITON_INTERPRET") != "1":
         return "the interpreter needs TRITON_INTERPRET=1 in the environment before triton is imported"
     return ""
+
+
+@torch.compiler.assume_constant_result
+def _no_package() -> str:
+    if "triton" not in _obstacles:
+        found = importlib.util.find_spec("triton"), importlib.util.find_spec("scidiff.kernels.triton")
+        _obstacles["triton"] = "" if all(found) else "triton or the kernels written in it are not installed"
+    return _obstacles["triton"]
 
 
 def _wasteful(graph: NeighborList) -> str:
@@ -281,6 +287,7 @@ def _wasteful(graph: NeighborList) -> str:
     return f"padding to the largest graph would make {pairs} pairs of {graph.num_edges}"
 
 
+@torch.compiler.assume_constant_result
 def _no_numba() -> str:
     if "numba" not in _obstacles:
         try:

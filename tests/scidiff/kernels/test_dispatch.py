@@ -71,6 +71,35 @@ def test_graph_compiles_whole(op):
         torch.testing.assert_close(value, other, rtol=1e-12, atol=1e-12)
 
 
+def test_first_call_may_be_the_compiled_one():
+    code = (
+        "import torch, scidiff.kernels as K\n"
+        "g = K.NeighborList.from_edge_index(torch.tensor([[0, 1, 2], [1, 2, 0]]), 3)\n"
+        "x, w = torch.rand(3, 4), torch.rand(3, 4)\n"
+        "run = torch.compile(lambda x, w: K.gather_multiply_sum(x, w, g), fullgraph=True, backend='aot_eager')\n"
+        "assert torch.allclose(run(x, w), K.gather_multiply_sum(x, w, g, backend='torch'))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def test_compiled_calls_hear_use_backend():
+    x, w = (t.detach() for t in inputs("gather_multiply_sum"))
+    torch.compiler.reset()
+    asked = []
+
+    def record(module, _):
+        asked.append({str(node.target).split(".")[0] for node in module.graph.nodes if node.op == "call_function"})
+        return module
+
+    run = torch.compile(lambda x, w: K.gather_multiply_sum(x, w, GRAPH), fullgraph=True, backend=record)
+    run(x, w)
+    with K.use_backend("torch"):
+        run(x, w)
+    run(x, w)
+    assert [any("scidiff" in name for name in names) for names in asked] == [True, False]
+
+
 def test_named_backend_that_cannot_run_says_why(monkeypatch):
     x, w = inputs("gather_multiply_sum")
     for name, reason in (("triton", "needs tensors on cuda"), ("dense", "has the bodies numba, chunked, torch")):
