@@ -15,7 +15,7 @@ from torch import Tensor
 from scidiff.kernels import ref
 from scidiff.kernels.basis import restore
 from scidiff.kernels.ops import GRAPH, body_function, contiguous
-from scidiff.kernels.registered import Operation, registered
+from scidiff.kernels.registered import Operation, registered, transforms_active
 
 __all__ = ["cfconv", "edge_mlp", "neighbor_attention", "painn", "ponita", "softmax_gather_sum"]
 
@@ -67,7 +67,7 @@ def _register(
         tensors, graph, kept = saved[:num_tensors], saved[num_tensors : num_tensors + 6], saved[num_tensors + 6 :]
         needs = ctx.needs_input_grad[:num_tensors]
         grads = grads[: len(grads) - keeps]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or transforms_active():  # the backward operation has no tangent
             found = differentiated(lambda *own: definition(own, graph, ctx.options), tensors, needs, grads)
         else:
             found = backward(*grads, *tensors, *kept, *graph, *ctx.options)

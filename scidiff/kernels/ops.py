@@ -43,12 +43,13 @@ All others evaluate their backward by the torch definition when a graph of it is
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from scidiff.kernels.registered import registered
+from scidiff.kernels import ref
+from scidiff.kernels.registered import registered, transforms_active
 
 __all__ = ["GRAPH", "body_function", "contiguous", "edge_dot", "edge_product", "gms", "weighted_sum"]
 
@@ -146,6 +147,33 @@ def _(a, b, source, ptr, target, t_ptr, t_target, t_edge, heads, body):  # type:
     return a.new_empty((source.shape[0], heads))
 
 
+# An operation has no tangent: a gradient taken at a level of forward-mode differentiation is that of the definition.
+
+
+def _sum(x: Tensor, w: Tensor, graph: Sequence[Tensor], transposed: bool, body: str) -> Tensor:
+    if transforms_active():
+        return ref.gather_multiply_sum(x, w, *_ends(graph, transposed))
+    return gms(x, w, *graph, transposed, body)
+
+
+def _product(g: Tensor, x: Tensor, graph: Sequence[Tensor], body: str) -> Tensor:
+    return ref.edge_product(g, x, *_ends(graph)) if transforms_active() else edge_product(g, x, *graph, body)
+
+
+def _weighted(x: Tensor, a: Tensor, graph: Sequence[Tensor], transposed: bool, body: str) -> Tensor:
+    if transforms_active():
+        return ref.weighted_sum(x, a, *_ends(graph, transposed))
+    return weighted_sum(x, a, *graph, transposed, body)
+
+
+def _dot(a: Tensor, b: Tensor, graph: Sequence[Tensor], heads: int, body: str) -> Tensor:
+    return ref.edge_dot(a, b, *_ends(graph), heads) if transforms_active() else edge_dot(a, b, *graph, heads, body)
+
+
+def _ends(graph: Sequence[Tensor], transposed: bool = False) -> tuple[Tensor, Tensor]:
+    return (graph[2], graph[0]) if transposed else (graph[0], graph[2])
+
+
 def _save_pair(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs[:8])
     ctx.options = inputs[8:]
@@ -156,8 +184,8 @@ def _gms_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     transposed, body = ctx.options
     need_x, need_w = ctx.needs_input_grad[:2]
     ends = (x, g) if transposed else (g, x)
-    dx = gms(g, w, *graph, not transposed, body) if need_x else None
-    dw = edge_product(*ends, *graph, body) if need_w else None
+    dx = _sum(g, w, graph, not transposed, body) if need_x else None
+    dw = _product(*ends, graph, body) if need_w else None
     return dx, dw, *[None] * 8
 
 
@@ -165,8 +193,8 @@ def _edge_product_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     g, x, *graph = ctx.saved_tensors
     (body,) = ctx.options
     need_g, need_x = ctx.needs_input_grad[:2]
-    dg = gms(x, u, *graph, False, body) if need_g else None
-    dx = gms(g, u, *graph, True, body) if need_x else None
+    dg = _sum(x, u, graph, False, body) if need_g else None
+    dx = _sum(g, u, graph, True, body) if need_x else None
     return dg, dx, *[None] * 7
 
 
@@ -179,8 +207,8 @@ def _weighted_sum_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     transposed, body = ctx.options
     need_x, need_a = ctx.needs_input_grad[:2]
     ends = (x, g) if transposed else (g, x)
-    dx = weighted_sum(g, a, *graph, not transposed, body) if need_x else None
-    da = edge_dot(*ends, *graph, a.shape[1], body) if need_a else None
+    dx = _weighted(g, a, graph, not transposed, body) if need_x else None
+    da = _dot(*ends, graph, a.shape[1], body) if need_a else None
     return dx, da, *[None] * 8
 
 
@@ -188,8 +216,8 @@ def _edge_dot_backward(ctx: Any, u: Tensor) -> tuple[Tensor | None, ...]:
     a, b, *graph = ctx.saved_tensors
     _, body = ctx.options
     need_a, need_b = ctx.needs_input_grad[:2]
-    da = weighted_sum(b, u, *graph, False, body) if need_a else None
-    db = weighted_sum(a, u, *graph, True, body) if need_b else None
+    da = _weighted(b, u, graph, False, body) if need_a else None
+    db = _weighted(a, u, graph, True, body) if need_b else None
     return da, db, *[None] * 8
 
 

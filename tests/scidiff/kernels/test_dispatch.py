@@ -59,6 +59,23 @@ def test_transforms_equal_the_definition(op):
     torch.testing.assert_close(many[1], run("torch")(batch[1], *tensors[1:])[0])
 
 
+@pytest.mark.parametrize("op", ["gather_multiply_sum", "weighted_sum", "edge_dot", "cfconv", "painn_message"])
+def test_forward_over_reverse_of_an_older_graph(op):
+    """A graph recorded before the level of forward mode is differentiated inside it with a dual gradient."""
+
+    def tangents(body):
+        tensors = inputs(op)
+        out = flat(CASES[op][0](*tensors, backend=body))
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(normal(*o.shape, seed=80), normal(*o.shape, seed=81)) for o in out]
+            grads = torch.autograd.grad(out, tensors, duals)
+            return [forward_ad.unpack_dual(g).tangent for g in grads]
+
+    for value, expected in zip(tangents("numba"), tangents("torch"), strict=True):
+        assert value.abs().sum() > 0
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("op", AUTO)
 def test_graph_compiles_whole(op):
     tensors = inputs(op)
