@@ -98,6 +98,7 @@ class Call:
         tensors: All tensor arguments; they decide dtype and device.
         backend: Body asked for.
         refusal: Why only the torch definition can run this call, if so.
+        limit: Why Triton cannot run this call, if so.
 
     Attributes:
         op: Name of the public function.
@@ -117,6 +118,7 @@ class Call:
         tensors: tuple[Any, ...],
         backend: str | None,
         refusal: str = "",
+        limit: str = "",
     ) -> None:
         self.op = op
         self.is_user_order = not isinstance(g, NeighborList)
@@ -126,7 +128,7 @@ class Call:
         self.needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in given)
         self.body = "torch"
         if op in _CPU:
-            self.body = _choose(op, given[0].device.type, self.graph, _asked(backend), refusal)
+            self.body = _choose(op, given[0].device.type, self.graph, _asked(backend), refusal, limit)
 
     def widths(self, name: str, x: Tensor, rank: int) -> tuple[int, ...]:
         """Sizes of node features (N, *) behind the first, once N, ``rank`` and device are right (see `check`)."""
@@ -216,19 +218,19 @@ def _known(name: str) -> str:
     return name
 
 
-def _choose(op: str, device: str, graph: NeighborList, asked: str, refusal: str) -> str:
+def _choose(op: str, device: str, graph: NeighborList, asked: str, refusal: str, limit: str) -> str:
     if transforms_active():
         return _note(op, device, "torch", "a transform of torch.func or forward-mode differentiation is active")
     if asked == "torch":
         return _note(op, device, "torch", "asked for")
     if asked != "auto":
-        reason = refusal or _obstacle(op, device, graph, asked)
+        reason = refusal or _obstacle(op, device, graph, asked, limit)
         if reason:
             raise ValueError(f"backend {asked!r} cannot run {op}: {reason}. Use backend='auto' to let it be chosen.")
         return _note(op, device, asked, "asked for")
     skipped = []
     for body in _CPU[op] if device == "cpu" else _GPU.get(op, ("triton", "torch")):
-        reason = "" if body == "torch" else refusal or _obstacle(op, device, graph, body)
+        reason = "" if body == "torch" else refusal or _obstacle(op, device, graph, body, limit)
         if body == "dense" and not reason:
             reason = _wasteful(graph)
         if not reason:
@@ -246,7 +248,7 @@ def _note(op: str, device: str, body: str, reason: str) -> str:
     return body
 
 
-def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
+def _obstacle(op: str, device: str, graph: NeighborList, body: str, limit: str) -> str:
     """Why a body cannot run this call; empty if it can."""
     if body not in (*_CPU[op], "triton", "interpret"):
         return f"this operation has the bodies {', '.join(_CPU[op])} and triton"
@@ -255,7 +257,7 @@ def _obstacle(op: str, device: str, graph: NeighborList, body: str) -> str:
     if graph.is_padded:
         return "lists of fixed size run through the torch definition"
     if body in ("triton", "interpret"):
-        return _no_triton(device, body)
+        return limit or _no_triton(device, body)
     if body == "numba" and device != "cpu":
         return f"it runs on the CPU, and the tensors are on {device}"
     return _no_numba() if body == "numba" else ""

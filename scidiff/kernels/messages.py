@@ -347,7 +347,9 @@ def ponita_conv(
     """
     if mlp is not None:
         basis = mlp(basis)
-    call = Call("ponita_conv", g, x.shape[0], (x, basis, W, fiber, bias), backend)
+    widest = max(W.shape)
+    limit = f"its weights stay on the chip, at most 128 x 128, and these need {widest}" if widest > 128 else ""
+    call = Call("ponita_conv", g, x.shape[0], (x, basis, W, fiber, bias), backend, limit=limit)
     num_orientations, width = call.widths("x", x, 3)
     call.check(
         ("basis", basis, (call.graph.num_edges, num_orientations, W.shape[0])),

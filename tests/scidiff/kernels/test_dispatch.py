@@ -138,6 +138,16 @@ def test_named_backend_that_cannot_run_says_why(monkeypatch):
         assert last("gather_multiply_sum")["backend"] == "numba"
 
 
+def test_width_that_triton_cannot_hold(monkeypatch):
+    small, wide = ((normal(N, 1, c), normal(E, 1, 2), normal(2, c), normal(1, 1, c), GRAPH) for c in (128, 129))
+    with pytest.raises(ValueError, match="at most 128 x 128, and these need 129"):
+        K.ponita_conv(*wide, backend="triton")
+    K.ponita_conv(*small, backend="torch")
+    monkeypatch.setattr(_dispatch, "_no_triton", lambda device, body: "")
+    assert _dispatch._choose("ponita_conv", "cuda", GRAPH, "auto", "", "") == "triton"
+    assert _dispatch._choose("ponita_conv", "cuda", GRAPH, "auto", "", "too wide") == "torch"
+
+
 def test_fallback_is_said_once(caplog):
     x = normal(N, F)
     _dispatch._logged.clear()
