@@ -92,7 +92,7 @@ def edge_mlp(
         _edge_mlp,
         (ceil_div(num_nodes, _ROWS),),
         (*inputs.pointers(), source, ptr, target, *outputs, num_nodes),
-        STORE=m is not None, ROWS=_ROWS, INDEX=index_type(a, *outputs), warps=8, stages=1,
+        STORE=m is not None, ROWS=_ROWS, INDEX=index_type(a, e, *outputs), warps=8, stages=1,
         **inputs.constants(act, coord_range),
     )  # fmt: skip
     if is_deep and m is not None and vec is not None:
@@ -131,7 +131,7 @@ def edge_mlp_backward(
         _edge_mlp_backward,
         (programs,),
         (*incoming, *inputs.pointers(), source, target, *outputs, num_edges),
-        HAS_GM=gm is not None, INDEX=index_type(a, g1, g2), warps=8, stages=1, **constants,
+        HAS_GM=gm is not None, INDEX=index_type(a, e, g1, g2), warps=8, stages=1, **constants,
     )  # fmt: skip
     d_b2, d_gate, d_single = (sums[:, part].sum(0).to(W2.dtype) for part in range(3))  # results share no memory
     return (

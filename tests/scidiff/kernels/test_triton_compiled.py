@@ -97,6 +97,17 @@ def check(bodies, dtype, width, index=torch.int32, **options):
         assert len(compiled.binary) > 0
 
 
+@pytest.mark.parametrize(("channels", "offset"), [(2, "int32"), (2**15, "int64")])
+def test_offsets_of_wide_edge_features(channels, offset):
+    """Offsets into (E, channels) pass 2^31 although all other tensors are small."""
+    g, column = graph(torch.int32), empty(16, dtype=torch.float32)
+    node, square = empty(N, 16, dtype=torch.float32), empty(16, 16, dtype=torch.float32)
+    edges = empty(E, dtype=torch.float32), column, empty(E, channels, dtype=torch.float32)
+    inputs = node, node, *edges, empty(channels, 16, dtype=torch.float32), square, column, None, None, [], None
+    (launch,) = aot.record(edge_mlp.edge_mlp, *inputs, *g[:3], "silu", None, False)
+    assert str(launch.constants["INDEX"]) == offset
+
+
 def test_sums_compile():
     check(sums, "float32", 128)
 
