@@ -179,11 +179,9 @@ class Call:
 
     def arrays(self) -> tuple[Tensor | None, ...]:
         """source, ptr, target and, if a gradient may be asked for, t_ptr, t_target, t_edge (else None)."""
-        is_inference = not torch.compiler.is_compiling() and torch.is_inference_mode_enabled()
-        with torch.inference_mode(False) if is_inference else contextlib.nullcontext():
-            graph = self.graph  # indices are cached, so they must not be inference tensors
-            forward = graph.source, graph.ptr, graph.target
-            return (*forward, *((graph.t_ptr, graph.t_target, graph.t_edge) if self.needs_grad else (None,) * 3))
+        graph = self.graph
+        forward = graph.source, graph.ptr, graph.target
+        return (*forward, *((graph.t_ptr, graph.t_target, graph.t_edge) if self.needs_grad else (None,) * 3))
 
     def node(self, x: Tensor) -> Tensor:
         """Node features as the body takes them."""

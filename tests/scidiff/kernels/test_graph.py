@@ -127,6 +127,27 @@ def test_padded_lists_keep_padding_out_of_the_rows():
     assert bool(NeighborList(source, ptr, 3, num_found=torch.tensor(9)).overflow)
 
 
+@pytest.mark.parametrize("kind", ["sparse", "padded", "full"])
+def test_what_inference_reads_first_serves_training_later(generator, kind):
+    """Lazy attributes are kept, so none may be a tensor of inference mode."""
+    g = full_graph(torch.tensor([0, 3, 5]))
+    if kind != "full":
+        starts = torch.tensor([0, 13])
+        g = NeighborList.from_edge_index(random_edges(generator), 13, batch_ptr=starts)
+    if kind == "padded":
+        g = NeighborList(g.source, g.ptr, 13, starts, num_found=torch.tensor(g.num_edges))
+    names = ["target", "edge_index", "degree", "t_ptr", "t_edge", "t_target", "batch", "node_slot", "edge_slot"]
+    names += ["node_mask", "source", "ptr"]
+    with torch.inference_mode():
+        values = torch.randn(g.num_edges, 2)
+        g.to_user(values)
+        found = {name: getattr(g, name) for name in names}
+    assert [name for name, value in found.items() if value.is_inference()] == []
+    edge_values = torch.randn(g.num_edges, 2, requires_grad=True)
+    (edge_values.exp().index_select(0, g.t_edge) * edge_values).sum().backward()
+    g.to_user(edge_values.exp()).sum().backward()
+
+
 @pytest.mark.parametrize("kind", ["sparse", "full"])
 def test_a_list_is_a_pytree(generator, kind):
     g = full_graph(torch.tensor([0, 3, 5]))
