@@ -27,7 +27,9 @@ class FullGraph(NeighborList):
     """
 
     def __init__(self, batch_ptr: Tensor, num_nodes: int, max_nodes: int, num_edges: int, loop: bool = False) -> None:
-        values: dict[str, Any] = dict.fromkeys(("shifts", "perm", "num_found", "built_at", "scattered_batch"))
+        values: dict[str, Any] = dict.fromkeys(
+            ("shifts", "perm", "num_found", "built_at", "scattered_batch", "incomplete")
+        )
         values |= {"batch_ptr": batch_ptr, "num_nodes": num_nodes, "max_nodes": max_nodes, "symmetric": True}
         values |= {"kind": "full_loop" if loop else "full", "_num_edges": num_edges}
         for name, value in values.items():

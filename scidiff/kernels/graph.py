@@ -20,7 +20,7 @@ from scidiff.kernels.lazy import lazy
 
 __all__ = ["NeighborList", "as_neighbor_list"]
 
-_TENSORS = ("source", "ptr", "batch_ptr", "shifts", "perm", "num_found", "built_at", "scattered_batch")
+_TENSORS = ("source", "ptr", "batch_ptr", "shifts", "perm", "num_found", "built_at", "scattered_batch", "incomplete")
 _STATIC = ("num_nodes", "kind", "symmetric", "max_nodes")
 
 
@@ -41,6 +41,8 @@ class NeighborList:
         num_found: For lists of fixed size, the number of edges found, 0-d int64; None where all E edges are real.
         built_at: Positions at the time of the search, (N, 3).
         scattered_batch: Graph of each node, (N,), where the nodes of a graph do not stand together.
+        incomplete: For lists of fixed size, whether the search could not see all pairs whatever ``max_edges`` is
+            (a graph larger than ``max_nodes``, or input that is an error elsewhere), 0-d bool.
 
     Lists of fixed size (``num_found`` is set) end in padding: loops of the last node, outside of every row of ``ptr``
     and False in `edge_mask`. Reductions over all E edges have to mask them, reductions over rows never see them.
@@ -58,6 +60,7 @@ class NeighborList:
     num_found: Tensor | None = None
     built_at: Tensor | None = None
     scattered_batch: Tensor | None = None
+    incomplete: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.max_nodes < 0:
@@ -156,10 +159,11 @@ class NeighborList:
 
     @property
     def overflow(self) -> Tensor:
-        """Whether edges were left out because more were found than the fixed size holds, 0-d bool."""
+        """Whether edges may be missing: more were found than the fixed size holds, or ``incomplete``; 0-d bool."""
         if self.num_found is None:
             return torch.zeros((), dtype=torch.bool, device=self.device)
-        return self.num_found > self.num_edges
+        is_cut = self.num_found > self.num_edges
+        return is_cut if self.incomplete is None else is_cut | self.incomplete
 
     # -- transpose -------------------------------------------------------------------------------------------------
 

@@ -51,8 +51,10 @@ def radius_graph(
             source and image).
         max_edges: Makes a list of this fixed size, see `NeighborList`. For open graphs without ``max_neighbors`` it
             is made by dense torch outside the CPU, in static shapes and without synchronisation; then ``batch`` must
-            be sorted, values are not checked, and N ``max_nodes`` pairs are compared.
-        max_nodes: Bound on the nodes of a graph, for ``max_edges``; N by default.
+            be sorted, N ``max_nodes`` pairs are compared, and values that are an error elsewhere set ``incomplete``
+            (and with it ``overflow``) of the list.
+        max_nodes: Bound on the nodes of a graph, for ``max_edges``; N by default. Too small a bound sets
+            ``incomplete``.
         backend: ``"numba"``, ``"scipy"``, ``"torch"``, ``"triton"`` (``"interpret"`` on the CPU) for open graphs of at
             most 400 nodes, or ``"auto"``; by default that of `use_backend`.
 
@@ -194,19 +196,32 @@ def _fixed(
     loop: bool,
 ) -> NeighborList:
     """A list of fixed size in static shapes."""
-    num_nodes = pos.shape[0]
+    num_nodes, device = pos.shape[0], pos.device
+    radius = cutoff if isinstance(cutoff, Tensor) else torch.full((), _positive(cutoff), device=device)
+    radius = radius.detach().to(device=device, dtype=torch.float64)
+    x, scattered = pos.detach().double(), batch
+    wrong = ~(radius > 0).all() | ~x.isfinite().all()
     if batch is None:
-        nodes = torch.arange(num_nodes, device=pos.device)
+        nodes = torch.arange(num_nodes, device=device)
         starts = nodes.new_zeros(1) if batch_ptr is None else batch_ptr[:-1].to(nodes)
         batch = torch.searchsorted(starts, nodes, right=True) - 1
-    radius = torch.as_tensor(cutoff, dtype=torch.float64, device=pos.device)
+        if batch_ptr is not None:
+            wrong = wrong | (batch_ptr.diff() < 0).any() | (batch_ptr[0] != 0) | (batch_ptr[-1] != num_nodes)
+    batch = batch.long().contiguous()
     radius = radius.expand(num_nodes) if radius.ndim == 0 else radius.index_select(0, batch)
-    x = pos.detach().double()
-    source, ptr, found = search_torch.fixed_edges(
-        x, batch.contiguous(), radius, max_nodes=max_nodes, max_edges=max_edges, loop=loop
+    source, ptr, found, is_cut = search_torch.fixed_edges(
+        x, batch, radius, max_nodes=max_nodes, max_edges=max_edges, loop=loop
     )
     return NeighborList(
-        source, ptr, num_nodes, batch_ptr, max_nodes=max_nodes, num_found=found, built_at=pos.detach().clone()
+        source,
+        ptr,
+        num_nodes,
+        batch_ptr,
+        max_nodes=max_nodes,
+        num_found=found,
+        built_at=pos.detach().clone(),
+        scattered_batch=scattered,
+        incomplete=wrong | is_cut,
     )
 
 
@@ -317,8 +332,14 @@ def _cutoffs(cutoff: float | Tensor, num_graphs: int, device: torch.device) -> T
     if value.ndim > 1 or (value.ndim == 1 and value.shape[0] != num_graphs):
         raise ValueError(f"cutoff must be a number or one a graph ({num_graphs},), got shape {tuple(value.shape)}.")
     if not bool((value > 0).all()):
-        raise ValueError(f"cutoff must be above 0, got {value.min().item()}.")
+        _positive(value.min().item())
     return value.expand(num_graphs).contiguous()
+
+
+def _positive(cutoff: float) -> float:
+    if not cutoff > 0:
+        raise ValueError(f"cutoff must be above 0, got {cutoff}.")
+    return cutoff
 
 
 def _periodicity(

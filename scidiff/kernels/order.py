@@ -167,6 +167,12 @@ def check_list(graph: NeighborList) -> None:
     _require(source.dtype in _INTEGERS and source.dtype == ptr.dtype, "source and ptr must both be int32 or int64")
     _require(source.ndim == 1 and ptr.shape == (nodes + 1,), f"ptr must have shape ({nodes + 1},) and source (E,)")
     _require(graph.shifts is None or graph.shifts.shape == (edges, 3), f"shifts must have shape ({edges}, 3)")
+    if graph.incomplete is not None and bool(graph.incomplete):
+        raise ValueError(
+            "the list of fixed size is incomplete: it needs max_nodes of at least the largest graph, a sorted "
+            "batch (or batch_ptr from 0 to N), finite pos, and a cutoff above 0. Without max_edges, radius_graph says "
+            "what is wrong."
+        )
     if graph.num_found is not None and int(graph.num_found) > edges:
         raise ValueError(f"max_edges must be at least {int(graph.num_found)} for this graph, got {edges}.")
     _require(int(ptr[0]) == 0 and bool((ptr.diff() >= 0).all()), "ptr must start at 0 and not decrease")

@@ -44,7 +44,7 @@ def radius_edges(search: Search, loop: bool) -> tuple[Tensor, Tensor, Tensor | N
 
 def fixed_edges(
     x: Tensor, batch: Tensor, cutoff: Tensor, *, max_nodes: int, max_edges: int, loop: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The first ``max_edges`` pairs within the cutoff in static shapes, without synchronisation.
 
     Args:
@@ -56,13 +56,15 @@ def fixed_edges(
         loop: Whether each point is its own neighbour.
 
     Returns:
-        Source, int64 (max_edges,), padded with the last node; row pointers (N + 1,); the number found, 0-d.
+        Source, int64 (max_edges,), padded with the last node; row pointers (N + 1,); the number found, 0-d;
+        whether pairs may be missing (a graph of more than ``max_nodes`` points, ``batch`` not sorted), 0-d.
     """
     num_nodes = x.shape[0]
     nodes = torch.arange(num_nodes, device=x.device)
     first = torch.searchsorted(batch, batch)[:, None]
     beyond = torch.searchsorted(batch, batch, right=True)[:, None]
     source = first + torch.arange(max_nodes, device=x.device)
+    is_cut = (beyond - first > max_nodes).any() | (batch.diff() < 0).any()
     close = (source < beyond) & ((source != nodes[:, None]) | loop)
     source = source.clamp(max=max(num_nodes - 1, 0))
     close &= squared_distance(x[source], x[:, None]) <= (cutoff * cutoff)[:, None]
@@ -71,7 +73,7 @@ def fixed_edges(
     rank = close.flatten().cumsum(0) - 1
     place = torch.where(close.flatten() & (rank < max_edges), rank, max_edges)
     padded = torch.full((max_edges + 1,), max(num_nodes - 1, 0), dtype=torch.int64, device=x.device)
-    return padded.scatter(0, place, source.flatten())[:max_edges], ptr.clamp(max=max_edges), ptr[-1]
+    return padded.scatter(0, place, source.flatten())[:max_edges], ptr.clamp(max=max_edges), ptr[-1], is_cut
 
 
 def nearest_edges(search: Search, k: int, loop: bool) -> tuple[Tensor, Tensor]:

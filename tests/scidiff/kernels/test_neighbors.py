@@ -215,6 +215,53 @@ def test_lists_of_fixed_size(generator, body):
     assert float(dist.detach()[~crystal.edge_mask].abs().sum()) == 0
 
 
+@pytest.mark.parametrize("body", BODIES)
+def test_lists_of_fixed_size_know_their_graphs(generator, body):
+    pos, batch = random_batch(generator, [7, 5, 12])
+    g = radius_graph(pos, torch.tensor([3.0, 9.0, 4.0]), batch, max_edges=400, backend=body)
+    assert g.num_graphs == 3
+    assert torch.equal(g.batch, batch)
+    by_pointers = radius_graph(
+        pos, torch.tensor([3.0, 9.0, 4.0]), batch_ptr=torch.tensor([0, 7, 12, 24]), max_edges=400, backend=body
+    )
+    assert torch.equal(by_pointers.batch, batch)
+    assert torch.equal(by_pointers.edge_index, g.edge_index)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_nodes": 11},
+        {"batch": torch.tensor([1] * 12 + [0] * 7)},
+        {"pos": torch.full((19, 3), torch.nan)},
+        {"pos": torch.full((19, 3), torch.inf)},
+        {"cutoff": torch.tensor([4.0, -1.0])},
+        {"cutoff": torch.tensor(torch.nan)},
+        {"batch": None, "batch_ptr": torch.tensor([0, 7, 18])},
+        {"batch": None, "batch_ptr": torch.tensor([1, 7, 19])},
+    ],
+    ids=["max_nodes", "unsorted", "nan", "inf", "cutoff", "nan-cutoff", "short", "late"],
+)
+def test_lists_of_fixed_size_say_that_they_are_incomplete(generator, change):
+    """Without synchronisation nothing is raised at once, and nothing is silently left out."""
+    pos, batch = random_batch(generator, [7, 12])
+    arguments = {"pos": pos, "cutoff": 4.0, "batch": batch, "max_edges": 400, "max_nodes": 12, "backend": "torch"}
+    complete = radius_graph(**arguments)
+    assert not complete.overflow
+    assert not complete.incomplete
+    g = radius_graph(**(arguments | change))
+    assert g.overflow
+    assert g.to("cpu", index_dtype=torch.int32).overflow
+    with pytest.raises(ValueError, match="is incomplete"):
+        g.validate()
+
+
+def test_lists_of_fixed_size_need_a_positive_cutoff(generator):
+    for cutoff in (-1.0, 0.0, float("nan")):
+        with pytest.raises(ValueError, match="cutoff must be above 0"):
+            radius_graph(torch.zeros(4, 3), cutoff, max_edges=4, backend="torch")
+
+
 def test_fixed_lists_compile_to_one_graph(generator):
     pos, batch = random_batch(generator, [7, 12])
 
