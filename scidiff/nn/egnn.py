@@ -43,7 +43,7 @@ class EGNN(EquivariantNetwork):
         attention: Multiply messages by sigmoid(w . m + b).
         norm_diff: Divide d_ij by |d_ij| + ``norm_constant`` in the update of the positions. Bounded steps: large graphs
             need it.
-        norm_constant: See ``norm_diff``.
+        norm_constant: See ``norm_diff``; above 0, so that coincident nodes have a direction (0).
         tanh: Take ``coords_range`` tanh(phi_x) in place of phi_x (the published code declares a range and leaves it
             out).
         coords_range: See ``tanh``.
@@ -193,7 +193,12 @@ class EGNNLayer(nn.Module):
         for name, value in (("aggregation", aggregation), ("coords_aggregation", coords_aggregation)):
             if value not in ("sum", "mean"):
                 raise ValueError(f"{name} must be 'sum' or 'mean', got {value!r}.")
-        positive = {"normalization": normalization, "coords_range": coords_range, "clip": clip}
+        positive = {
+            "norm_constant": norm_constant,
+            "normalization": normalization,
+            "coords_range": coords_range,
+            "clip": clip,
+        }
         for name, value in positive.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}.")

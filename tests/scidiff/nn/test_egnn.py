@@ -143,11 +143,12 @@ def test_bounds_keep_large_graphs_finite():
         ({"aggregation": "max"}, "aggregation must be 'sum' or 'mean', got 'max'"),
         ({"coords_aggregation": "max"}, "coords_aggregation must be"),
         ({"clip": 0.0}, "clip must be positive"),
+        ({"norm_diff": True, "norm_constant": 0.0}, "norm_constant must be positive"),
         ({"normalization": -1.0}, "normalization must be positive"),
         ({"tanh": True, "coords_range": 0.0}, "coords_range must be positive"),
         ({"out_vectors": 2}, "EGNN has one output vector"),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else None,
 )
 def test_bad_options(options, text):
     with pytest.raises(ValueError, match=text):
