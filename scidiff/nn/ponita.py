@@ -66,7 +66,8 @@ class PONITA(EquivariantNetwork):
 
     Every node sends to itself as well, so ``edge_index`` need not (and should not) contain loops. Edge features are
     further inputs of the spatial basis. In the first training batch the kernels are scaled so that a convolution
-    keeps the standard deviation of its input; a buffer remembers that this is done.
+    keeps the standard deviation of its input; a buffer remembers that this is done. A batch in which one of these
+    deviations is zero or not finite (all features zero, a single number) scales nothing and leaves it to the next one.
 
     Args:
         in_channels: See `EquivariantNetwork`, like the other common arguments.
@@ -227,6 +228,8 @@ class PONITA(EquivariantNetwork):
         spreads = torch.stack(scales)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(spreads)  # processes stay equal; the number of processes cancels
+        if not bool(((spreads > 0) & spreads.isfinite()).all()):
+            return
         for convolution, (before, between, after) in zip(convolutions, spreads):
             convolution.spatial.weight.mul_(before / between)
             if convolution.fiber is not None:

@@ -214,6 +214,23 @@ def test_calibration_happens_once_and_is_saved():
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values()))
 
 
+def test_a_batch_without_spread_leaves_the_calibration_to_the_next():
+    """Features that are all zero have no scale to keep."""
+    options = {"hidden": 8, "num_layers": 2, "edge_channels": 3, "vector_channels": 2}
+    net, x = PONITA(IN_CHANNELS, **options).double().train(), batch_of([5, 4])
+    fresh = PONITA(IN_CHANNELS, **options).double().train()
+    fresh.load_state_dict(net.state_dict())
+    h, v = x.h, x.v
+    x.h, x.v = torch.zeros_like(h), torch.zeros_like(v)
+    x.call(net)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), fresh.state_dict().values()))
+    x.h, x.v = h, v
+    x.call(net)
+    x.call(fresh)
+    assert bool(net.is_calibrated)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), fresh.state_dict().values()))
+
+
 def test_the_grid_travels_in_the_checkpoint():
     net, x = network("ponita"), batch_of([4])
     turned = network("ponita")
