@@ -27,7 +27,11 @@ class EQGAT(EquivariantNetwork):
 
     The published code divides by the variance and by the mean square in its normalisation of scalars and vectors; here
     the roots are taken. Angles enter by their cosine, which is smooth for collinear atoms. Lengths are exact, not
-    floored at 1e-3.
+    floored at 1e-3. All biases start at 0.
+
+    Left to the caller: a context (molecular properties) enters as further scalars of the nodes, at the input only; the
+    prediction x0 = pos + v is not centred again; the pocket variant (positions without normalised steps and lengths) is
+    not there.
 
     Args:
         in_channels: See `EquivariantNetwork`, like the other common arguments.
@@ -111,6 +115,9 @@ class EQGAT(EquivariantNetwork):
         self.readout = nn.Linear(hidden, self.out_channels)
         self.vector_readout = nn.Linear(self.vector_hidden, out_vectors, bias=False)
         self.pairs = PairHead(hidden, edge_hidden, pair_channels) if pair_channels is not None else None
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def message_passing(self, graphs: GraphBatch) -> NodeOutput:
         """See `EquivariantNetwork`."""

@@ -174,3 +174,10 @@ def test_edge_passing_of_a_single_pair():
     with torch.no_grad():
         net.layers[1].passing.linear.weight.add_(1)
     assert torch.equal(x.call(net)[2], before)
+
+
+def test_all_biases_start_at_zero():
+    net = EQGAT(3, edge_channels=2, time_channels=2, edge_passing=True, adaptive_norm=True, pair_channels=5)
+    biases = [p for name, p in net.named_parameters() if name.endswith("bias")]
+    assert len(biases) > 20
+    assert all(bool((p == 0).all()) for p in biases)
