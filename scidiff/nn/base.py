@@ -119,7 +119,7 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
             edge_attr: Edge features (E, edge_channels) in the order of ``edge_index``; or (B, N, N, edge_channels),
                 where entry [b, i, j] belongs to the message from node j to node i.
             v: Vectors (N, vector_channels, D), or (B, N, vector_channels, D).
-            batch: Flat form only: graph of each node (N,), sorted; None for one graph.
+            batch: Flat form only: graph of each node (N,), sorted; None for one graph, or for those of a list.
             node_mask: Padded form only: True for real nodes, bool (B, N). Padded nodes neither send nor receive, and
                 get zeros.
 

@@ -161,19 +161,21 @@ def flatten_sparse(
     """Flat nodes and their sorted edges; shapes as in ``EquivariantNetwork.forward``.
 
     Raises:
-        ValueError: If ``batch`` is not sorted, or if the shape of ``batch``, ``t`` or ``edge_attr`` does not fit.
+        ValueError: If ``batch`` is not sorted, if it is not that of a list, or if the shape of ``batch``, ``t`` or
+            ``edge_attr`` does not fit.
     """
     num_nodes, dims = pos.shape
-    batch_ptr = _pointers(batch, num_nodes, pos.device)
-    if edge_index is None:
-        g = _edges(pos, batch_ptr, cutoff)
-    elif isinstance(edge_index, NeighborList):
-        g = edge_index
+    if isinstance(edge_index, NeighborList):
+        g, batch = edge_index, _batch_of_list(edge_index, batch, num_nodes)
     else:
-        g = NeighborList.from_edge_index(edge_index, num_nodes, batch_ptr=batch_ptr)
+        batch_ptr = _pointers(batch, num_nodes, pos.device)
+        if edge_index is None:
+            g = _edges(pos, batch_ptr, cutoff)
+        else:
+            g = NeighborList.from_edge_index(edge_index, num_nodes, batch_ptr=batch_ptr)
     time = pos.new_zeros(num_nodes, 0)
     if time_channels:
-        time = time_features(_time_of_nodes(t, batch, batch_ptr, num_nodes).to(pos.dtype), time_channels)
+        time = time_features(_time_of_nodes(t, batch, g.num_graphs, num_nodes).to(pos.dtype), time_channels)
     vectors = pos.new_zeros(num_nodes, 0, dims) if v is None else v
     edges = pos.new_zeros(g.num_edges, 0)
     if edge_attr is not None:
@@ -201,8 +203,19 @@ def _pointers(batch: Tensor | None, num_nodes: int, device: torch.device) -> Ten
     return torch.cat([batch.new_zeros(1), torch.bincount(batch).cumsum(0)])
 
 
-def _time_of_nodes(t: Tensor | None, batch: Tensor | None, batch_ptr: Tensor, num_nodes: int) -> Tensor:
-    num_graphs = len(batch_ptr) - 1
+def _batch_of_list(g: NeighborList, batch: Tensor | None, num_nodes: int) -> Tensor:
+    """Graph of each node, which the list knows; ``batch`` may only say the same."""
+    if g.num_nodes != num_nodes:
+        raise ValueError(f"edge_index is a list of {g.num_nodes} nodes, but pos has {num_nodes}.")
+    if batch is not None and not torch.equal(g.batch, batch.to(g.batch)):
+        raise ValueError(
+            f"batch must be that of edge_index, but the list says otherwise: it has {g.num_graphs} graphs. "
+            "Make the list with batch or batch_ptr, or leave batch out."
+        )
+    return g.batch
+
+
+def _time_of_nodes(t: Tensor | None, batch: Tensor | None, num_graphs: int, num_nodes: int) -> Tensor:
     if t is not None and t.dim() == 0:
         return t.expand(num_nodes)
     if t is not None and t.shape == (num_graphs,):

@@ -194,10 +194,14 @@ class EdgePassing(nn.Module):
 def _paths(dist: Tensor, g: NeighborList) -> tuple[Tensor, Tensor]:
     """Edges (P,) j -> i and k -> j of all paths k -> j -> i with k != i along the four nearest edges of each target."""
     source, target = g.source.long(), g.target.long()
+    if g.is_padded:
+        dist = torch.where(g.edge_mask, dist, torch.inf)  # padding comes last in its row
     order = torch.sort(dist, stable=True).indices
     order = order.index_select(0, torch.sort(target.index_select(0, order), stable=True).indices)
     place = torch.arange(len(order), device=dist.device) - g.ptr.long().index_select(0, target)
     is_near = place < _NEAREST
+    if g.is_padded:
+        is_near &= g.edge_mask.index_select(0, order)
     near, row, place = order[is_near], target[is_near], place[is_near]
     table = near.new_full((g.num_nodes, _NEAREST), -1).index_put_((row, place), near)
     other = table.index_select(0, source.index_select(0, near))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from scidiff.configurable import build, config_of
+from scidiff.kernels import NeighborList
 from scidiff.nn import NodeOutput, get_network, network_names
 from scidiff.nn.registry import network_class
 from scidiff.testing import assert_equivariant, assert_permutation_equivariant
@@ -105,6 +106,38 @@ def test_padded_batch_equals_edge_list(case, dtype):
         graphs, nodes = x.node_mask.nonzero().unbind(1)
         source, target = options["edge_index"]
         assert relative_error(flat.edge_attr, out[2][graphs[target], nodes[target], nodes[source]]) < tolerance
+
+
+@every_network
+def test_lists_of_any_form_equal_the_edge_list(case):
+    """The edges as a list, as a list of fixed size with padding, and as shuffled edges."""
+    net, x = network(case), batch_of([6, 3, 5])
+    arguments, options = sparse(x)
+    edge_index, edge_attr, batch = (options.pop(name) for name in ("edge_index", "edge_attr", "batch"))
+    wanted = net(*arguments, edge_index=edge_index, edge_attr=edge_attr, batch=batch, **options)
+    g = NeighborList.from_edge_index(edge_index, len(batch), batch=batch)
+    for given in ({}, {"batch": batch}):
+        out = net(*arguments, edge_index=g, edge_attr=edge_attr, **given, **options)
+        assert all(relative_error(a, b) < 1e-12 for a, b in zip(out, wanted) if a is not None)
+    size, extra = g.num_edges, 7
+    source = torch.cat([g.source, g.source.new_full((extra,), g.num_nodes - 1)])
+    padded = NeighborList(source, g.ptr, g.num_nodes, g.batch_ptr, num_found=torch.tensor(size))
+    edges = torch.cat([g.to_canonical(edge_attr), torch.full((extra, 3), 5.0, dtype=torch.float64)])
+    out = net(*arguments, edge_index=padded, edge_attr=edges, batch=batch, **options)
+    assert relative_error(out.h, wanted.h) < 1e-12
+    assert relative_error(out.v, wanted.v) < 1e-12
+    if wanted.edge_attr is not None:
+        assert relative_error(out.edge_attr[:size], g.to_canonical(wanted.edge_attr)) < 1e-12
+
+
+def test_a_list_of_other_graphs_is_refused():
+    net, x = get_network("egnn", IN_CHANNELS).double(), batch_of([4])
+    edge_index = torch.tensor([[0, 1], [1, 0]])
+    one = NeighborList.from_edge_index(edge_index, 4)
+    with pytest.raises(ValueError, match="the list says otherwise"):
+        net(x.h[0], x.pos[0], edge_index=one, batch=torch.tensor([0, 0, 1, 1]))
+    with pytest.raises(ValueError, match="list of 3 nodes, but pos has 4"):
+        net(x.h[0], x.pos[0], edge_index=NeighborList.from_edge_index(edge_index, 3))
 
 
 @every_network
