@@ -134,11 +134,45 @@ class Spatial(MessagePassing):
         return x_j * kernel
 
 
+class Convolution(MessagePassing):
+    """Continuous filters of a distance."""
+
+    def __init__(self, basis: Any, cutoff: Any) -> None:
+        super().__init__(aggr="add")
+        self.basis, self.cutoff = basis, cutoff
+
+    def forward(self, x: Tensor, d: Tensor, W: Tensor, bias: Tensor, edge_index: Tensor) -> Tensor:
+        return self.propagate(edge_index, x=x, w=(self.basis(d) @ W + bias) * self.cutoff(d)[:, None])
+
+    def message(self, x_j: Tensor, w: Tensor) -> Tensor:
+        return x_j * w
+
+
+class Channels(MessagePassing):
+    """Softmax over neighbours, channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__(aggr="add")
+
+    def forward(self, logits: Tensor, x: Tensor, edge_index: Tensor) -> Tensor:
+        return self.propagate(edge_index, x=x, logits=logits)
+
+    def message(self, x_j: Tensor, logits: Tensor, index: Tensor, size_i: int) -> Tensor:
+        return softmax(logits, index, num_nodes=size_i) * x_j
+
+
 def cases(size: Size, dtype: torch.dtype, names: list[str] | None = None) -> list[Case]:
     """The operations that are meaningful for a size (or those named)."""
-    makers = {"gms": _gms, "weighted_sum": _weighted_sum, "edge_mlp": _edge_mlp, "painn": _painn}
+    makers = {
+        "gms": _gms,
+        "gms, no numba": _gms_chunked,
+        "weighted_sum": _weighted_sum,
+        "edge_mlp": _edge_mlp,
+        "painn": _painn,
+    }
     if size.name == "q64":
-        makers |= {"attention": _attention, "ponita": _ponita}
+        makers |= {"attention": _attention, "ponita": _ponita, "cfconv": _cfconv}
+        makers |= {"softmax_gather_sum": _softmax, "edge_dot": _edge_dot, "e3nn": _tensor_product}
     return [make(size, dtype) for name, make in makers.items() if names is None or name in names]
 
 
@@ -179,6 +213,14 @@ def _gms(size: Size, dtype: torch.dtype) -> Case:
         lambda x, w: module(x, w, ends),
         least,
     )
+
+
+def _gms_chunked(size: Size, dtype: torch.dtype) -> Case:
+    case = _gms(size, dtype)
+    body = "chunked" if size.pos.device.type == "cpu" else "torch"
+    case.ours = lambda x, w: K.gather_multiply_sum(x, w, size.graph, backend=body)
+    case.name = "gms, no numba"
+    return case
 
 
 def _weighted_sum(size: Size, dtype: torch.dtype) -> Case:
@@ -254,6 +296,65 @@ def _ponita(size: Size, dtype: torch.dtype) -> Case:
     )
 
 
+def _cfconv(size: Size, dtype: torch.dtype) -> Case:
+    n, e, f, ends = _numbers(size)
+    basis, cutoff = K.BesselBasis(20, size.cutoff), K.CosineCutoff(size.cutoff)
+    module = Convolution(basis, cutoff)
+    _, d, _ = _geometry(size, dtype)
+    x, W, bias = _draw(size, dtype, (n, f), (20, f), (f,))
+    return _case(
+        "cfconv",
+        [x, d, W, bias],
+        lambda *args, backend: K.cfconv(*args, size.graph, basis, cutoff, backend=backend),
+        lambda *args: module(*args, ends),
+        dtype.itemsize * (2 * n * f + e) + 4 * e,
+    )
+
+
+def _softmax(size: Size, dtype: torch.dtype) -> Case:
+    n, e, f, ends = _numbers(size)
+    module = Channels()
+    return _case(
+        "softmax_gather_sum",
+        _draw(size, dtype, (e, f), (n, f)),
+        lambda logits, x, backend: K.softmax_gather_sum(logits, x, size.graph, backend=backend),
+        lambda logits, x: module(logits, x, ends),
+        dtype.itemsize * (e * f + 2 * n * f) + 4 * e,
+    )
+
+
+def _edge_dot(size: Size, dtype: torch.dtype) -> Case:
+    n, e, f, ends = _numbers(size)
+    return _case(
+        "edge_dot",
+        _draw(size, dtype, (n, f), (n, f)),
+        lambda x, y, backend: K.edge_dot(x, y, size.graph, backend=backend),
+        lambda x, y: (x[ends[1]] * y[ends[0]]).sum(1),  # as users of PyG score edges
+        dtype.itemsize * (2 * n * f + e) + 4 * e,
+    )
+
+
+def _tensor_product(size: Size, dtype: torch.dtype) -> Case:
+    """Against the same tensor product of e3nn on gathered nodes, then a scatter, as its users write it."""
+    from e3nn import o3
+    from torch_geometric.utils import scatter
+
+    n, e, _, ends = _numbers(size)
+    irreps, paths = "16x0e+16x1o", [(0, 0, 0, "uvu", True), (0, 1, 1, "uvu", True), (1, 1, 0, "uvu", True)]
+    product = o3.TensorProduct(irreps, "0e+1o", irreps, paths, shared_weights=False).to(size.pos.device)
+    exact = o3.TensorProduct(irreps, "0e+1o", irreps, paths, shared_weights=False).to(size.pos.device).double()
+    tensors = _draw(size, dtype, (n, product.irreps_in1.dim), (e, 4), (e, product.weight_numel))
+
+    def ours(x: Tensor, y: Tensor, w: Tensor, backend: str | None) -> Tensor:
+        return K.tensor_product_scatter(x, y, w, size.graph, exact if x.dtype == torch.float64 else product)
+
+    def theirs(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        return scatter(product(x[ends[0]], y, w), ends[1], dim=0, dim_size=n)
+
+    least = dtype.itemsize * (2 * tensors[0].numel() + tensors[1].numel() + tensors[2].numel()) + 4 * e
+    return _case("e3nn", tensors, ours, theirs, least)
+
+
 def modules() -> list[type[nn.Module]]:
     """The baselines."""
-    return [Filtered, EGNN, PaiNN, Attention, Spatial]
+    return [Filtered, EGNN, PaiNN, Attention, Spatial, Convolution, Channels]
