@@ -65,7 +65,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     content: dict[str, Any] = {"device": args.device, "dtype": args.dtype, "ceilings": ops.ceilings(args.device, dtype)}
     if hasattr(os, "getloadavg"):
         content["load"] = os.getloadavg()[0]
-    content["ops"] = ops.records(sizes, dtype, args.device, 0.8 if args.quick else 6.0)
+    budget = 0.8 if args.quick else 6.0
+    if args.device == "cpu":
+        content["ops"] = ops.separate_records(sizes, DTYPES[args.dtype], budget)
+    else:
+        content["ops"] = ops.records(sizes, dtype, args.device, budget)
     if args.device == "cpu":
         content["start_up"] = ops.start_up()
         if "q" in sizes:
