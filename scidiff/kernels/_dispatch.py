@@ -49,6 +49,16 @@ _obstacles: dict[str, str] = {}  # why a package cannot be used; empty if it can
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
+def _constant(function: Callable[[], str]) -> Callable[[], str]:
+    """Decorator: the compiler calls the function while it traces and keeps the result.
+
+    As ``torch.compiler.assume_constant_result``, which would import the compiler here, for seconds; a test fails if the
+    mark changes its name.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
 @contextlib.contextmanager
 def use_backend(name: str) -> Iterator[None]:
     """Ask for one body by name in all operations called inside, compiled or not: ``with use_backend("torch"): ...``.
@@ -271,7 +281,7 @@ def _no_triton(device: str, body: str) -> str:
     return ""
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _no_package() -> str:
     if "triton" not in _obstacles:
         found = importlib.util.find_spec("triton"), importlib.util.find_spec("scidiff.kernels.triton")
@@ -287,7 +297,7 @@ def _wasteful(graph: NeighborList) -> str:
     return f"padding to the largest graph would make {pairs} pairs of {graph.num_edges}"
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _no_numba() -> str:
     if "numba" not in _obstacles:
         try:
