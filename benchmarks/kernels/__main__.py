@@ -1,6 +1,6 @@
 r"""Message passing and neighbour lists against PyG and others: ``python -m benchmarks.kernels``.
 
-``--quick`` takes under four minutes. On the CPU both states of the allocator are printed: the default one, and the one
+``--quick`` takes about five minutes on two cores. On the CPU both states of the allocator are printed: the default one, and the one
 of `scidiff.kernels.tune_malloc` for size q. Writes ``results/kernels.json`` and a section of the README.
 """
 
@@ -53,7 +53,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--suite", default="q64,q,r", help="sizes, of q64, q, r")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
     parser.add_argument("--threads", type=int, help="of torch; by default as it finds them")
-    parser.add_argument("--quick", action="store_true", help="under four minutes")
+    parser.add_argument("--quick", action="store_true", help="about five minutes on two cores")
     parser.add_argument("--json", help="another file for the figures; the README is then left alone")
     parser.add_argument("--tuned", action="store_true", help=argparse.SUPPRESS)  # records of size q to stdout
     return parser.parse_args()
