@@ -1,7 +1,7 @@
 r"""Message passing and neighbour lists against PyG and others: ``python -m benchmarks.kernels``.
 
-``--quick`` takes about five minutes on two cores. On the CPU both states of the allocator are printed: the default one, and the one
-of `scidiff.kernels.tune_malloc` for size q. Writes ``results/kernels.json`` and a section of the README.
+``--quick`` takes about five minutes on two cores. On the CPU both states of the allocator are printed: the default one,
+and the one of `scidiff.kernels.tune_malloc` for size q. Writes ``results/kernels.json`` and a section of the README.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Fill gaps, forecast, judge: hourly demand with the packaged model, in a notebook's few lines.
 
-Run as ``python examples/timeseries.py``; results go to ``out/example_timeseries``.
+Run as ``python examples/forecast_demand.py``; results go to ``out/example_timeseries``.
 """
 
 from pathlib import Path
