@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from graphs.networks.pairs import Pairs
 from scidiff.configurable import Configurable
 
 __all__ = ["GDSSNetwork", "ScoreNetworkA", "ScoreNetworkX", "ScoreNetworkXGMH"]
@@ -122,48 +123,46 @@ class ScoreNetworkX(Configurable, nn.Module):
         return torch.where(node_mask[..., None], self.final(torch.cat(hidden, -1)), 0)
 
 
-class _AttentionStack(nn.Module):
-    """Attention layers on powers of A."""
+class _AttentionNetwork(Configurable, nn.Module):
+    """Attention layers on powers of A, then one network on what all of them give; pairs are kept once, as (B, P, C)."""
 
     def __init__(
         self,
-        num_features: int,
-        num_layers: int,
-        width: int,
-        attention_width: int,
-        num_heads: int,
-        num_linears: int,
-        num_powers: int,
-        hidden_channels: int,
-        final_channels: int,
-        conv: str,
+        num_features: int = 10,
+        num_layers: int = 5,
+        width: int = 32,
+        attention_width: int = 32,
+        num_heads: int = 4,
+        num_linears: int = 2,
+        num_powers: int = 2,
+        hidden_channels: int = 8,
+        final_channels: int = 4,
+        conv: str = "GCN",
     ) -> None:
         super().__init__()
         self.num_powers = num_powers
-        self.channels = [num_powers] + [hidden_channels] * (num_layers - 1) + [final_channels]
+        channels = [num_powers] + [hidden_channels] * (num_layers - 1) + [final_channels]
+        inputs = [(num_features, width)] + [(width, attention_width)] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            _AttentionLayer(
-                width if index else num_features,
-                attention_width if index else width,
-                width,
-                self.channels[index],
-                self.channels[index + 1],
-                num_heads,
-                num_linears,
-                conv,
-            )
-            for index in range(num_layers)
+            _AttentionLayer(*sizes, width, a, b, num_heads, num_linears, conv)
+            for sizes, (a, b) in zip(inputs, pairwise(channels), strict=True)
         )
+        total, outputs = self._final_sizes(num_features, num_layers * width, sum(channels))
+        self.final = _mlp(3, total, 2 * total, outputs)
 
-    def powers(self, adj: Tensor) -> Tensor:
-        """A, A^2, ... as channels (B, C, N, N)."""
+    def _final_sizes(self, num_features: int, hidden: int, channels: int) -> tuple[int, int]:
+        """Inputs and outputs of the last network."""
+        raise NotImplementedError
+
+    def _powers(self, adj: Tensor, pairs: Pairs) -> Tensor:
+        """A, A^2, ... as channels (B, P, C)."""
         channels = [adj]
         for _ in range(self.num_powers - 1):
             channels.append(channels[-1] @ adj)
-        return torch.stack(channels, 1)
+        return pairs.take(torch.stack(channels, -1))
 
 
-class ScoreNetworkA(Configurable, _AttentionStack):
+class ScoreNetworkA(_AttentionNetwork):
     """Attention layers, then a network on the channels of all of them: (B, N, N) from x (B, N, F) and adj (B, N, N).
 
     Args:
@@ -179,103 +178,46 @@ class ScoreNetworkA(Configurable, _AttentionStack):
         conv: ``"GCN"`` or ``"MLP"``.
     """
 
-    def __init__(
-        self,
-        num_features: int = 10,
-        num_layers: int = 5,
-        width: int = 32,
-        attention_width: int = 32,
-        num_heads: int = 4,
-        num_linears: int = 2,
-        num_powers: int = 2,
-        hidden_channels: int = 8,
-        final_channels: int = 4,
-        conv: str = "GCN",
-    ) -> None:
-        super().__init__(
-            num_features,
-            num_layers,
-            width,
-            attention_width,
-            num_heads,
-            num_linears,
-            num_powers,
-            hidden_channels,
-            final_channels,
-            conv,
-        )
-        total = sum(self.channels)
-        self.final = _mlp(3, total, 2 * total, 1)
+    def _final_sizes(self, num_features: int, hidden: int, channels: int) -> tuple[int, int]:
+        return channels, 1
 
     def forward(self, x: Tensor, adj: Tensor, node_mask: Tensor) -> Tensor:
         """Score (B, N, N), symmetric with zero diagonal."""
-        channels = self.powers(adj)
-        kept = [channels]
+        pairs = Pairs.build(node_mask)
+        kept = [self._powers(adj, pairs)]
         for layer in self.layers:
-            x, channels = layer(x, channels, node_mask)
+            x, channels = layer(x, kept[-1], pairs)
             kept.append(channels)
-        score = self.final(torch.cat(kept, 1).permute(0, 2, 3, 1))[..., 0]
-        live = node_mask[:, :, None] & node_mask[:, None, :]
-        live = live & ~torch.eye(adj.shape[1], dtype=torch.bool, device=adj.device)
-        return torch.where(live, score, 0)
+        score = self.final(torch.cat(kept, -1))
+        return pairs.full(torch.where(pairs.mask[..., None], score, 0))[..., 0]
 
 
-class ScoreNetworkXGMH(Configurable, _AttentionStack):
+class ScoreNetworkXGMH(_AttentionNetwork):
     """Node score from attention layers; the node states pass through a second tanh after each layer, as published.
 
-    Args:
-        num_features: F.
-        depth: Attention layers.
-        width: Node channels.
-        attention_width: Width of queries and keys after the first layer.
-        num_heads: Heads.
-        num_linears: Linear maps of the pair network of a layer.
-        num_powers: Powers of A among the input channels.
-        hidden_channels: Pair channels between layers.
-        final_channels: Pair channels of the last layer.
-        conv: ``"GCN"`` or ``"MLP"``.
+    Args: those of `ScoreNetworkA`.
     """
 
-    def __init__(
-        self,
-        num_features: int = 9,
-        depth: int = 2,
-        width: int = 16,
-        attention_width: int = 16,
-        num_heads: int = 4,
-        num_linears: int = 3,
-        num_powers: int = 2,
-        hidden_channels: int = 8,
-        final_channels: int = 4,
-        conv: str = "GCN",
-    ) -> None:
-        super().__init__(
-            num_features,
-            depth,
-            width,
-            attention_width,
-            num_heads,
-            num_linears,
-            num_powers,
-            hidden_channels,
-            final_channels,
-            conv,
-        )
-        total = num_features + depth * width
-        self.final = _mlp(3, total, 2 * total, num_features)
+    def _final_sizes(self, num_features: int, hidden: int, channels: int) -> tuple[int, int]:
+        return num_features + hidden, num_features
 
     def forward(self, x: Tensor, adj: Tensor, node_mask: Tensor) -> Tensor:
         """Score (B, N, F)."""
-        channels, hidden = self.powers(adj), [x]
+        pairs = Pairs.build(node_mask)
+        channels, hidden = self._powers(adj, pairs), [x]
         for layer in self.layers:
-            x, channels = layer(x, channels, node_mask)
+            x, channels = layer(x, channels, pairs)
             x = torch.tanh(x)
             hidden.append(x)
         return torch.where(node_mask[..., None], self.final(torch.cat(hidden, -1)), 0)
 
 
 class _AttentionLayer(nn.Module):
-    """X (B, N, F) and channels (B, C, N, N) to new ones; all channels in one batched product."""
+    """X (B, N, F) and channels (B, P, C) to new ones; all channels in one batched product.
+
+    Channels and attention are symmetric and nothing reads their diagonals (convolutions overwrite them), so that the
+    pair network runs once for a pair and the sum with the transpose is a factor of 2.
+    """
 
     def __init__(
         self,
@@ -304,22 +246,22 @@ class _AttentionLayer(nn.Module):
         self.node = _mlp(2, in_channels * out_width, hidden, out_width)
         self.pair = _mlp(num_linears, 2 * in_channels, hidden, out_channels)
 
-    def forward(self, x: Tensor, channels: Tensor, node_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, N, width), (B, C', N, N)."""
-        mixed = self.gcn(x, _normalise(channels))
+    def forward(self, x: Tensor, channels: Tensor, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """(B, N, width), (B, P, C')."""
+        mixed = self.gcn(x, _normalise(pairs.full(channels).permute(0, 3, 1, 2)))
         if self.is_mlp:
             query, key = (torch.stack([net(x) for net in part], 1) for part in _halves(self.query))
             value = mixed
         else:
             query, key, value = mixed.split([self.attention_width, self.attention_width, self.out_width], -1)
         query, key = (z.unflatten(-1, (self.num_heads, -1)).transpose(2, 3) for z in (query, key))
-        attention = torch.tanh(query @ key.transpose(-1, -2) / math.sqrt(self.out_width)).mean(2)
-        attention = (attention + attention.transpose(-1, -2)) / 2
+        query = query / math.sqrt(self.out_width)
+        attention = torch.tanh(query @ key.transpose(-1, -2)).mean(2)
+        attention = pairs.take((attention + attention.transpose(-1, -2)).permute(0, 2, 3, 1)) / 2
         node = self.node(value.permute(0, 2, 1, 3).flatten(2))
-        pair = self.pair(torch.cat([attention, channels], 1).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        live = node_mask[:, None, :, None] & node_mask[:, None, None, :]
-        pair = torch.where(live, pair + pair.transpose(-1, -2), 0)
-        return torch.tanh(torch.where(node_mask[..., None], node, 0)), pair
+        pair = 2 * self.pair(torch.cat([attention, channels], -1))
+        pair = torch.where(pairs.mask[..., None], pair, 0)
+        return torch.tanh(torch.where(pairs.node_mask[..., None], node, 0)), pair
 
 
 class _GCN(nn.Module):

@@ -10,6 +10,7 @@ from torch import nn
 
 from graphs import GDSSDiffusion, GraphDataModule, GraphGenerator
 from graphs.networks.gdss import GDSSNetwork, ScoreNetworkXGMH
+from graphs.networks.pairs import Pairs
 from graphs.processes import decode_gdss, encode_gdss, gdss_prediction, gdss_process
 from scidiff.denoiser import Denoiser
 from scidiff.samplers import sample
@@ -45,7 +46,7 @@ def test_parameter_counts_are_the_published_ones(sizes, expected):
 
 
 def test_parameter_count_of_the_attention_node_network():
-    assert count(ScoreNetworkXGMH(9, 2, 16, 16)) == 22_721
+    assert count(ScoreNetworkXGMH(9, 2, 16, 16, num_linears=3)) == 22_721
     assert count(GDSSNetwork(9, 2, 6, 16, 16, num_linears=3, node_network="gmh").node) == 22_721
 
 
@@ -141,7 +142,8 @@ def test_queries_without_convolution_ignore_the_matrix():
     x, adj = noisy()
     layer.pair = nn.Sequential(nn.Linear(2, 1, bias=False)).double()
     layer.pair[0].weight.data = torch.tensor([[0.5, 0.0]]).double()  # A' = M
-    first, second = (layer(x, a[:, None], torch.ones(2, 5, dtype=torch.bool))[1] for a in (adj, 2 * adj))
+    pairs = Pairs.build(torch.ones(2, 5, dtype=torch.bool))
+    first, second = (layer(x, pairs.take(a[..., None]), pairs)[1] for a in (adj, 2 * adj))
     torch.testing.assert_close(first, second)
 
 
