@@ -28,6 +28,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fixed", type=Path, metavar="FILE", help="known part: a file with one graph")
     parser.add_argument("--largest-component", action="store_true", help="keep the largest component of each graph")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the first graphs")
+    parser.add_argument("--gif", type=Path, metavar="GIF", help="also draw how the first eight came out of noise")
 
 
 def _evaluate_options(parser: argparse.ArgumentParser) -> None:

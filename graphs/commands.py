@@ -26,6 +26,7 @@ from scidiff.cli.output import note, pairs, write
 __all__ = ["demo", "evaluate", "export", "generate", "plot", "prepare"]
 
 _PICTURES = (".png", ".pdf", ".svg")
+_FILMED = 8
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -44,9 +45,10 @@ def prepare(options: argparse.Namespace) -> int:
 
 def generate(options: argparse.Namespace) -> int:
     """Draw graphs and write them in the format of the suffix."""
-    check_distinct(options.out, options.plot, options.fixed)
+    check_distinct(options.out, options.plot, options.gif, options.fixed)
     check_output(options.out)
     check_outputs(options.plot, suffixes=_PICTURES)
+    check_outputs(options.gif, suffixes=(".gif",))
     devices = trainer_devices(options.device, options.devices)
     path = resolve(options.checkpoint, "graphs")
     fixed = None if options.fixed is None else _one(options.fixed)
@@ -57,18 +59,21 @@ def generate(options: argparse.Namespace) -> int:
     if options.out.suffix in (".smi", ".sdf") and not generator.spec.attributes.is_molecular:
         raise UserError(f"output {str(options.out)!r} is for molecules, which this model does not draw.")
     start = time.perf_counter()
+    chosen = {
+        "fixed": fixed,
+        "label": _label(options.label, generator.spec.attributes.graph_classes),
+        "guidance_scale": options.guidance_scale,
+        "steps": options.steps,
+        "solver": options.solver,
+    }
     drawn = sample_in_chunks(
         generator,
         options.num_samples,
         partial_folder(options.out),
         origin=fingerprint(path),
-        fixed=fixed,
+        **chosen,
         graph_nodes=options.graph_nodes,
-        label=_label(options.label, generator.spec.attributes.graph_classes),
-        guidance_scale=options.guidance_scale,
         keep="largest_component" if options.largest_component else "all",
-        steps=options.steps,
-        solver=options.solver,
         seed=options.seed,
         batch_size=options.batch_size,
         progress=True,
@@ -83,6 +88,10 @@ def generate(options: argparse.Namespace) -> int:
     write_graphs(graphs, options.out)
     if options.plot:
         draw_grid(graphs, options.plot)
+    if options.gif:  # the same graphs again: a graph depends on its own seed only
+        seeds = graphs.seeds[:_FILMED]
+        again = generator.sample(len(seeds), seed=seeds, num_nodes=options.graph_nodes, path=True, **chosen)
+        again.film(options.gif)
     chunks.remove()
     cost = {"nfe": graphs.nfe, "seconds": round(seconds, 1)}
     write(pairs({**_summary(graphs.graph_set), **cost, "wrote": str(options.out)}))

@@ -16,6 +16,7 @@ from graphs.data.spec import GraphSpec
 from graphs.graph_list import GraphList
 from graphs.known import known_part
 from graphs.networks.gdss import GDSSNetwork
+from graphs.path import DenoisingPath, PathRecorder
 from graphs.postprocess import keep_largest_component
 from graphs.processes import decode_gdss, decode_state, encode_gdss, encode_state
 from scidiff import random
@@ -114,6 +115,7 @@ class GraphGenerator(Pretrained):
         device: str | torch.device | None = None,
         batch_size: int = 250,
         progress: bool | Callable[[], None] = False,
+        path: bool = False,
     ) -> GraphList:
         """Draw ``n`` graphs.
 
@@ -137,6 +139,8 @@ class GraphGenerator(Pretrained):
             device: Where to compute; default: where the weights are.
             batch_size: Graphs at a time.
             progress: Show a bar; or a function, called after each step.
+            path: Keep what the model takes the clean graphs to be at every step, for `GraphList.film`; takes memory for
+                ``n`` matrices a step.
 
         Returns:
             The graphs in order.
@@ -155,18 +159,22 @@ class GraphGenerator(Pretrained):
         labels = self._labels(label, n)
         order = np.argsort(sizes, kind="stable")
         chunks = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-        parts, nfe = [], 0
+        parts, paths, nfe = [], [], 0
         with _Bar(len(chunks) * settings["steps"], progress) as bar:
             for chunk in chunks:
                 own = None if labels is None else labels[chunk]
                 guides = self._guides(own, guidance_scale, fixed, known, resample, int(sizes[chunk].max()), guidance)
-                state, nfe = self._draw(
-                    sizes[chunk], [seeds[k] for k in chunk], own, settings, guides, lambda info: bar.advance()
-                )
+                recorder = PathRecorder(self.denoiser.process, self.spec.num_edge_classes, self.is_gdss)
+                watch = _watch(bar, recorder if path else None)
+                state, nfe = self._draw(sizes[chunk], [seeds[k] for k in chunk], own, settings, guides, watch)
                 parts.append(self._graphs(state, sizes[chunk], own))
-        graphs = joined(parts).subset(np.argsort(order))
+                if path:
+                    recorder.add(state, is_sample=True)
+                    paths.append(recorder.path(sizes[chunk], self.spec.attributes))
+        back = np.argsort(order)
+        graphs = joined(parts).subset(back)
         graphs = keep_largest_component(graphs) if keep == "largest_component" else graphs
-        return GraphList(graphs, seeds, nfe)
+        return GraphList(graphs, seeds, nfe, DenoisingPath.joined(paths, back) if path else None)
 
     def _settings(self, steps: int | None, solver: Any, options: Mapping[str, Any] | None, grid: Any) -> dict[str, Any]:
         """Options of the core's `sample`; those of the default solver go with it."""
@@ -285,6 +293,17 @@ class GraphGenerator(Pretrained):
             decoded = decode_state(state)
         arrays = {name: value.cpu().numpy() for name, value in decoded.items()}
         return self.spec.unpad(num_nodes=sizes, label=None if labels is None else labels.numpy(), **arrays)
+
+
+def _watch(bar: _Bar, recorder: PathRecorder | None) -> Callable[[Any], None]:
+    """What is done after every step."""
+
+    def watch(info: Any) -> None:
+        bar.advance()
+        if recorder is not None:
+            recorder(info)
+
+    return watch
 
 
 class _Bar:

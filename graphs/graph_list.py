@@ -12,6 +12,7 @@ from graphs.data.batches import Batch, dense_batch
 from graphs.data.convert import to_pyg
 from graphs.data.graph_set import GraphSet
 from graphs.data.spec import GraphSpec
+from graphs.path import DenoisingPath
 
 if TYPE_CHECKING:
     from graphs.evaluate import GraphReport
@@ -26,6 +27,7 @@ class GraphList(list[nx.Graph]):
         graphs: The same graphs as flat arrays.
         seeds: Seed of each graph.
         nfe: Network evaluations that a graph took.
+        path: Estimates of the clean graphs on the way, if they were kept.
 
     Attributes:
         graph_set: The graphs as a `GraphSet`, which evaluation and files use.
@@ -36,11 +38,18 @@ class GraphList(list[nx.Graph]):
         >>> new.save("samples.npz")
     """
 
-    def __init__(self, graphs: GraphSet, seeds: Sequence[tuple[int, int]] = (), nfe: int = 0) -> None:
+    def __init__(
+        self,
+        graphs: GraphSet,
+        seeds: Sequence[tuple[int, int]] = (),
+        nfe: int = 0,
+        path: DenoisingPath | None = None,
+    ) -> None:
         super().__init__(graphs)
         self.graph_set = graphs
         self.seeds = list(seeds)
         self.nfe = nfe
+        self.path = path
 
     def __repr__(self) -> str:
         return f"GraphList({self.graph_set!r})"
@@ -71,6 +80,18 @@ class GraphList(list[nx.Graph]):
         from graphs.plots import draw_grid
 
         draw_grid(self.graph_set, path, **options)
+
+    def film(self, path: str | Path, **options: Any) -> None:
+        """Draw the denoising as an animation (.gif); ``options`` are those of `graphs.plots.draw_path`.
+
+        Raises:
+            ValueError: If the graphs were drawn without ``path=True``.
+        """
+        from graphs.plots import draw_path
+
+        if self.path is None:
+            raise ValueError("the way to these graphs was not kept: draw them with sample(..., path=True).")
+        draw_path(self.path, path, **options)
 
     def report(self, reference: Any, **options: Any) -> GraphReport:
         """Judge the graphs against a reference; ``options`` are those of `graphs.evaluate.evaluate`."""

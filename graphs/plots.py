@@ -1,4 +1,4 @@
-"""Pictures of graphs: grids, statistics against a reference, the path of an adjacency matrix.
+"""Pictures of graphs: grids, statistics against a reference, films of a denoising.
 
 Figures are built on their own canvas; matplotlib's global settings and its current figure are never touched.
 """
@@ -15,11 +15,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
+from graphs.data.attributes import Attributes
 from graphs.data.convert import as_graph_set
 from graphs.data.graph_set import GraphSet
 from graphs.descriptors import clustering_coefficients, eigenvalues
 from graphs.layout import num_components, stress_layout
 from graphs.orbits import orbits
+from graphs.path import DenoisingPath
 from scidiff.files import atomic_path
 
 __all__ = ["draw_grid", "draw_path", "grid_png", "plot_statistics"]
@@ -40,6 +42,8 @@ _PALETTE = (
 _SYMBOLS = {"N": "#3050f8", "O": "#e02020", "F": "#3a9d3a", "S": "#b8960c", "P": "#e07000", "Cl": "#1f8a1f"}
 _EDGE_STYLES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 _DEGREE_MAP = "viridis"
+_MOST_FRAMES = 60
+_FAINTEST = 0.02  # probability below which an edge is not drawn
 
 
 def draw_grid(
@@ -112,67 +116,82 @@ def plot_statistics(generated: Any, reference: Any, path: str | Path, *, dpi: in
 
 
 def draw_path(
-    frames: np.ndarray,
-    path: str | Path,
+    path: DenoisingPath,
+    file: str | Path,
     *,
-    num_nodes: np.ndarray | None = None,
+    max_graphs: int = 8,
     columns: int = 4,
-    pixels: int = 150,
-    milliseconds: int = 90,
+    dpi: int = 75,
+    seconds: float = 6.0,
 ) -> None:
-    """Adjacency matrices along a path of denoising, from noise to data, as an animation with a bar of progress.
+    """Draw a denoising as an animation: the estimates of the clean graphs, from noise to the samples.
+
+    Nodes stay where the last frame has them; an edge is as dark as it is probable. Nodes have the colour of their most
+    probable class, or of their expected degree. A bar shows the steps.
 
     Args:
-        frames: (T, B, N, N) matrices, first frame noise; B graphs are shown side by side.
-        path: Output file (.gif).
-        num_nodes: (B,) sizes; padding is drawn white.
+        path: Estimates, see `graphs.generator.GraphGenerator.sample` with ``path=True``.
+        file: Output file (.gif).
+        max_graphs: How many graphs at most.
         columns: Graphs a row.
-        pixels: Side of one matrix.
-        milliseconds: Duration of a frame; the last one stays for a second and a half.
+        dpi: Pixels per inch; a graph takes 2.1 inches.
+        seconds: Length of the film; the last picture stays for another second and a half.
 
     Raises:
-        ValueError: If ``frames`` has another shape.
+        ValueError: If the file does not end in .gif, or there are no graphs.
     """
-    from matplotlib import colormaps
     from PIL import Image
 
-    frames = np.asarray(frames, dtype=np.float64)
-    if frames.ndim != 4 or frames.shape[2] != frames.shape[3] or not frames.size:
-        raise ValueError(f"frames must have shape (T, B, N, N), got {frames.shape}.")
-    count, size = frames.shape[1:3]
-    low, high = np.quantile(frames[-1], [0.0, 1.0])
-    spread = (high - low) or 1.0
-    colors = colormaps["GnBu"](np.clip((frames - low) / spread, 0, 1))[..., :3]
-    inside = np.arange(size) < (np.full(count, size) if num_nodes is None else np.asarray(num_nodes))[:, None]
-    colors = np.where((inside[:, :, None] & inside[:, None, :])[None, ..., None], colors, 1.0)
+    if Path(file).suffix.lower() != ".gif":
+        raise ValueError(f"expected a file that ends in .gif, got {str(file)!r}.")
+    count = min(max_graphs, len(path.num_nodes))
+    sizes = [int(n) for n in path.num_nodes[:count]]
+    is_molecular = path.attributes.is_molecular
+    ends = [path.probability[-1, k, :n, :n] > 0.5 for k, n in enumerate(sizes)]
+    places = [_skeleton(np.argwhere(np.triu(e, 1)), len(e)) if is_molecular else stress_layout(e) for e in ends]
+    top = max((int(end.sum(1).max()) for end in ends), default=1)
+    figure, axes = _canvas(count, columns, dpi)
+    shown = np.unique(np.linspace(0, len(path) - 1, min(len(path), _MOST_FRAMES)).round().astype(int))
     pictures = []
-    for k, frame in enumerate((255 * colors).astype(np.uint8)):
-        tiles = [np.asarray(Image.fromarray(tile).resize((pixels, pixels), Image.Resampling.NEAREST)) for tile in frame]
-        pictures.append(Image.fromarray(_tiled(tiles, columns, (k + 1) / len(frames))))
-    durations = [milliseconds] * (len(pictures) - 1) + [1500]
-    with atomic_path(path) as temporary:
-        pictures[0].save(temporary, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    for frame in shown:
+        for k, n in enumerate(sizes):
+            axes[k].clear()
+            _frame(axes[k], path, frame, k, places[k][:n], top)
+        pictures.append(Image.fromarray(_with_bar(figure, (frame + 1) / len(path))))
+    durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
+    with atomic_path(file) as temporary:
+        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def _tiled(tiles: list[np.ndarray], columns: int, done: float, gap: int = 8) -> np.ndarray:
-    """Tiles on a white page above a bar of progress."""
-    side = tiles[0].shape[0]
-    columns = min(columns, len(tiles))
-    rows = -(-len(tiles) // columns)
-    width = columns * (side + gap) + gap
-    page = np.full((rows * (side + gap) + gap + 10, width, 3), 255, dtype=np.uint8)
-    for k, tile in enumerate(tiles):
-        top, left = gap + (k // columns) * (side + gap), gap + (k % columns) * (side + gap)
-        page[top : top + side, left : left + side] = tile
-    page[-10:-6, gap : width - gap] = (225, 229, 234)
-    page[-10:-6, gap : gap + round(done * (width - 2 * gap))] = (209, 73, 91)
-    return page
+def _frame(axis: Any, path: DenoisingPath, frame: int, k: int, pos: np.ndarray, top_degree: int) -> None:
+    """One estimate of one graph."""
+    n = len(pos)
+    probability = path.probability[frame, k, :n, :n]
+    edges = np.argwhere(np.triu(probability > _FAINTEST, 1))
+    alpha = probability[*edges.T]
+    labels = None if path.node_class is None else path.node_class[frame, k, :n]
+    degree = probability.sum(1) - probability.diagonal()
+    kinds = np.where(alpha > 0.5, path.edge_class[frame, k][*edges.T], 1)  # the rest in the style of the first class
+    _paint(axis, pos, edges, kinds, labels, degree, path.attributes, top_degree, alpha)
+    axis.axis("off")
+    axis.set_title(f"n {n}   m {degree.sum() / 2:.1f}", fontsize=8, color=_INK, pad=3)
 
 
-def _grid(graphs: GraphSet, max_graphs: int, columns: int, dpi: int, titles: Sequence[str] | None) -> Figure:
-    if not len(graphs):
+def _with_bar(figure: Figure, done: float) -> np.ndarray:
+    """The figure as pixels above a bar of progress."""
+    canvas: Any = figure.canvas
+    canvas.draw()
+    page = np.asarray(canvas.buffer_rgba())[..., :3]
+    bar = np.full((10, page.shape[1], 3), 255, dtype=np.uint8)
+    bar[2:6, 8:-8] = (225, 229, 234)
+    bar[2:6, 8 : 8 + round(done * (page.shape[1] - 16))] = (209, 73, 91)
+    return np.concatenate([page, bar])
+
+
+def _canvas(count: int, columns: int, dpi: int) -> tuple[Figure, Any]:
+    """A white figure with a place for each graph."""
+    if not count:
         raise ValueError("expected at least one graph to draw, got none.")
-    count = min(max_graphs, len(graphs))
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(2.1 * columns, 2.25 * rows), dpi=dpi, facecolor="white", layout="constrained")
@@ -180,6 +199,12 @@ def _grid(graphs: GraphSet, max_graphs: int, columns: int, dpi: int, titles: Seq
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis in axes:
         axis.axis("off")
+    return figure, axes
+
+
+def _grid(graphs: GraphSet, max_graphs: int, columns: int, dpi: int, titles: Sequence[str] | None) -> Figure:
+    count = min(max_graphs, len(graphs))
+    figure, axes = _canvas(count, columns, dpi)
     top = int(graphs.degrees.max(initial=1))
     for k in range(count):
         _draw(axes[k], graphs, k, top, None if titles is None else titles[k])
@@ -187,62 +212,77 @@ def _grid(graphs: GraphSet, max_graphs: int, columns: int, dpi: int, titles: Seq
 
 
 def _draw(axis: Any, graphs: GraphSet, k: int, top_degree: int, title: str | None) -> None:
-    n = int(graphs.sizes[k])
-    pos = _skeleton(graphs, k) if graphs.attributes.is_molecular else stress_layout(graphs.adjacency(k))
+    n, adj = int(graphs.sizes[k]), graphs.adjacency(k)
     rows = slice(graphs.edge_offsets[k], graphs.edge_offsets[k + 1])
-    scale = float(np.clip(1.7 / n**0.5, 0.12, 0.55))  # dots shrink as graphs grow
-    _edges(axis, pos[graphs.edges[rows]], graphs.classes()[rows], graphs.attributes.is_molecular, scale)
     nodes = slice(graphs.offsets[k], graphs.offsets[k + 1])
-    if graphs.attributes.is_molecular:
-        assert graphs.node_label is not None
-        _letters(axis, pos, [graphs.attributes.node_classes[c] for c in graphs.node_label[nodes]], graphs)
-    elif graphs.node_label is not None:
-        colors = [_PALETTE[c % len(_PALETTE)] for c in graphs.node_label[nodes].tolist()]
-        axis.scatter(*pos.T, s=330 * scale**2, c=colors, edgecolors="white", linewidths=1.4 * scale, zorder=3)
-    else:
-        degree = graphs.degrees[nodes]
-        options = {"cmap": _DEGREE_MAP, "vmin": 0, "vmax": 1.1 * top_degree}
-        axis.scatter(
-            *pos.T, s=330 * scale**2, c=degree, edgecolors="white", linewidths=1.4 * scale, zorder=3, **options
-        )
-    pieces = num_components(graphs.adjacency(k))
-    text = f"n {n}   m {int(graphs.num_edges[k])}" + (f"   {pieces} pieces" if pieces > 1 else "")
+    edges = graphs.edges[rows]
+    pos = _skeleton(edges, n) if graphs.attributes.is_molecular else stress_layout(adj)
+    labels = None if graphs.node_label is None else graphs.node_label[nodes]
+    _paint(axis, pos, edges, graphs.classes()[rows], labels, graphs.degrees[nodes], graphs.attributes, top_degree)
+    pieces = num_components(adj)
+    text = f"n {n}   m {len(edges)}" + (f"   {pieces} pieces" if pieces > 1 else "")
     axis.set_title(title or text, fontsize=8, color=_WARN if pieces > 1 else _INK, pad=3)
+
+
+def _paint(
+    axis: Any,
+    pos: np.ndarray,
+    edges: np.ndarray,
+    classes: np.ndarray,
+    labels: np.ndarray | None,
+    degree: np.ndarray,
+    attributes: Attributes,
+    top_degree: int,
+    alpha: np.ndarray | None = None,
+) -> None:
+    """Edges (E, 2) with their classes and opacities, then nodes by class or degree."""
+    scale = float(np.clip(1.7 / len(pos) ** 0.5, 0.12, 0.55))  # dots shrink as graphs grow
+    _edges(axis, pos[edges], classes, attributes.is_molecular, scale, np.ones(len(edges)) if alpha is None else alpha)
+    if attributes.is_molecular:
+        assert labels is not None
+        _letters(axis, pos, [attributes.node_classes[c] for c in labels], attributes.node_names)
+    else:
+        color = [_PALETTE[c % len(_PALETTE)] for c in labels.tolist()] if labels is not None else degree
+        options = {} if labels is not None else {"cmap": _DEGREE_MAP, "vmin": 0, "vmax": 1.1 * top_degree}
+        axis.scatter(*pos.T, s=330 * scale**2, c=color, edgecolors="white", linewidths=1.4 * scale, zorder=3, **options)
     axis.set_aspect("equal")
     axis.margins(0.12)
 
 
-def _skeleton(graphs: GraphSet, k: int) -> np.ndarray:
+def _skeleton(edges: np.ndarray, num_nodes: int) -> np.ndarray:
     """Positions (n, 2) of the atoms as chemists draw them; valences do not matter."""
     from rdkit import Chem
     from rdkit.Chem import rdDepictor
 
     mol = Chem.RWMol()
-    for _ in range(int(graphs.sizes[k])):
+    for _ in range(num_nodes):
         mol.AddAtom(Chem.Atom("C"))
-    for i, j in graphs.edges[graphs.edge_offsets[k] : graphs.edge_offsets[k + 1]].tolist():
+    for i, j in edges.tolist():
         mol.AddBond(i, j, Chem.BondType.SINGLE)
     Chem.FastFindRings(mol)
     rdDepictor.Compute2DCoords(mol)
     return mol.GetConformer().GetPositions()[:, :2]
 
 
-def _edges(axis: Any, segments: np.ndarray, classes: np.ndarray, is_molecular: bool, scale: float) -> None:
+def _edges(
+    axis: Any, segments: np.ndarray, classes: np.ndarray, is_molecular: bool, scale: float, alpha: np.ndarray
+) -> None:
     for kind in np.unique(classes).tolist():
-        lines = list(segments[classes == kind])
+        chosen = classes == kind
+        lines, strength = list(segments[chosen]), alpha[chosen]
         if not is_molecular:
             style = _EDGE_STYLES[(kind - 1) % len(_EDGE_STYLES)]
-            options = {"linestyles": [style], "linewidths": 0.5 + 1.6 * scale, "alpha": 0.75}
+            options = {"linestyles": [style], "linewidths": 0.5 + 1.6 * scale, "alpha": 0.75 * strength}
             axis.add_collection(LineCollection(lines, colors=_INK, zorder=1, **options))
             continue
         for width, color in ((4.0 * kind - 2.8, _INK), (4.0 * kind - 5.2, "white"), (1.2, _INK)):
             if width > 0 and not (color == _INK and width == 1.2 and kind == 2):
-                axis.add_collection(LineCollection(lines, colors=color, linewidths=width, zorder=1, capstyle="butt"))
+                options = {"linewidths": width, "alpha": strength, "capstyle": "butt"}
+                axis.add_collection(LineCollection(lines, colors=color, zorder=1, **options))
 
 
-def _letters(axis: Any, pos: np.ndarray, values: list[tuple], graphs: GraphSet) -> None:
+def _letters(axis: Any, pos: np.ndarray, values: list[tuple], names: tuple[str, ...]) -> None:
     """Atoms as letters on white; carbon stays a corner."""
-    names = graphs.attributes.node_names
     symbol, charge = names.index("symbol"), names.index("charge") if "charge" in names else None
     axis.scatter(*pos.T, s=8, c=_INK, zorder=2)
     for (x, y), row in zip(pos.tolist(), values):

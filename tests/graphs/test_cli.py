@@ -9,6 +9,7 @@ from pathlib import Path
 import networkx as nx
 import numpy as np
 import pytest
+from PIL import Image
 
 from graphs.data import GraphSet
 from graphs.data.generators import community_fresh, planar
@@ -95,6 +96,7 @@ BAD = {
     "generate --out old.npz --checkpoint nothing": "no checkpoint 'nothing'",
     "generate --out old.npz --graph-nodes 0": "at least 1, got '0'",
     "generate --out old.npz --plot old.npz": "named twice",
+    "generate --out new.npz --gif film.png": "must end in .gif",
 }
 
 
@@ -138,3 +140,10 @@ def test_evaluate_and_plot(run, tmp_path):
     assert run("plot", "new.npz", "--reference", "real.npz", "--out", "c.png").status == 0
     assert Path("b.png").read_bytes().startswith(b"\x89PNG")
     assert read_graphs("new.npz").sizes.tolist() == community_fresh(25, seed=9).sizes.tolist()
+
+
+def test_generate_draws_the_way_to_its_first_graphs(run):
+    result = run("generate", "-n", "3", "--steps", "4", "--out", "a.npz", "--gif", "a.gif", "--device", "cpu")
+    assert result.status == 0, result.err
+    with Image.open("a.gif") as film:
+        assert film.n_frames == 5  # four estimates and the sample

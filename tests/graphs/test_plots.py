@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -5,9 +7,11 @@ from matplotlib.image import imread
 from PIL import Image
 
 from graphs.data import from_networkx
+from graphs.data.attributes import Attributes
 from graphs.data.generators import community_fresh
 from graphs.data.molecules import from_smiles
 from graphs.layout import num_components, stress_layout
+from graphs.path import DenoisingPath
 from graphs.plots import draw_grid, draw_path, plot_statistics
 from tests.graphs.test_data import attributed
 
@@ -50,20 +54,33 @@ def test_statistics_show_both_sets(tmp_path):
         plot_statistics(community_fresh(2)[:0], community_fresh(2), tmp_path / "b.png")
 
 
-def test_path_ends_at_the_graph(tmp_path):
-    """The last frame shows the edges of the adjacency matrix, padding is white, noise comes first."""
-    adj = np.zeros((2, 6, 6))
-    adj[0, 0, 1] = adj[0, 1, 0] = adj[1, 2, 3] = adj[1, 3, 2] = 1.0
-    noise = np.random.default_rng(0).normal(size=(2, 6, 6))
-    frames = np.stack([noise, 0.5 * noise + 0.5 * adj, adj])
-    draw_path(frames, tmp_path / "a.gif", num_nodes=np.array([6, 4]), pixels=60)
-    with Image.open(tmp_path / "a.gif") as picture:
-        assert picture.n_frames == 3
-        picture.seek(2)
-        page = np.asarray(picture.convert("RGB")).astype(float)
-    first, second = page[8:68, 8:68], page[8:68, 76:136]
-    dark = first.reshape(6, 10, 6, 10, 3).mean(axis=(1, 3)).sum(-1) < 400
-    assert np.array_equal(dark, adj[0] > 0)
-    assert (second[41:, :] > 250).all()
-    with pytest.raises(ValueError, match=r"shape \(T, B, N, N\)"):
-        draw_path(adj, tmp_path / "b.gif")
+def test_film_fades_in_the_edges_of_the_sample(tmp_path):
+    """Edges darken with their probability, unlikely ones vanish; nodes stay; the last picture is the sample alone."""
+    adj = nx.to_numpy_array(nx.path_graph(6))[None, None]
+    weight = np.array([0.1, 0.4, 0.7, 1.0])[:, None, None, None]
+    kinds = np.ones((4, 1, 6, 6), dtype=np.uint8)
+    path = DenoisingPath(weight * adj, kinds, np.zeros((4, 1, 6), dtype=np.uint8), np.array([6]), Attributes(("a",)))
+    draw_path(path, tmp_path / "a.gif")
+    draw_path(replace(path, probability=adj, edge_class=kinds[:1], node_class=path.node_class[:1]), tmp_path / "b.gif")
+    pages = [[np.asarray(page.convert("RGB")).astype(float) for page in frames(tmp_path / f"{k}.gif")] for k in "ab"]
+    first, last = pages[0], pages[1][0]
+    assert (len(first), len(pages[1])) == (4, 1)
+    np.testing.assert_allclose(first[-1][20:], last[20:], atol=2)  # below the title
+    ink = [255 - page[20:-12].mean() for page in first]
+    assert ink == sorted(ink)
+    nodes = [(np.abs(page - (0x3D, 0x5A, 0x80)).max(-1) < 12)[20:-12] for page in first]
+    assert nodes[0].sum() > 100
+    assert all((found != nodes[0]).mean() < 1e-3 for found in nodes)
+    bars = [(np.abs(page[-6] - (209, 73, 91)).max(-1) < 40).mean() for page in first]
+    assert bars == pytest.approx([0.25 * bars[-1], 0.5 * bars[-1], 0.75 * bars[-1], bars[-1]], abs=0.02)
+    with pytest.raises(ValueError, match=r"ends in \.gif"):
+        draw_path(path, tmp_path / "b.png")
+    with pytest.raises(ValueError, match="at least one graph"):
+        draw_path(path, tmp_path / "c.gif", max_graphs=0)
+
+
+def frames(path):
+    with Image.open(path) as picture:
+        for k in range(picture.n_frames):
+            picture.seek(k)
+            yield picture.copy()
