@@ -212,11 +212,15 @@ class DiffusionModule(Configurable, pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW and the warm-up, cosine schedule, stepped after every optimiser step."""
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
+        groups = self.parameter_groups()
+        optimizer = torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, weight_decay=self.weight_decay)
         self._total_steps = float(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.lr_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of the optimiser, one by default; a group may have its own ``lr`` and ``weight_decay``."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
 
     def lr_factor(self, step: int) -> float:
         """Learning rate of optimiser step ``step`` (from 0) as a fraction of ``lr``."""

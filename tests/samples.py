@@ -108,6 +108,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
         "timeseries.data.datamodule.TimeSeriesDataModule", "exchange"
     ),
     "timeseries.data.scaling.SeriesSpec": _make("timeseries.data.scaling.SeriesSpec", "h", 4, 8, lags=[5]),
+    "timeseries.bases.GPResidual": _make("timeseries.bases.GPResidual", 6, 8, "ou", 1.0, 4, 0.1),
     "timeseries.baselines.Ridge": _make("timeseries.baselines.Ridge", 4, 2),
     "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
     "trajectories.data.md.MDTrajectoryDataModule": _make("trajectories.data.md.MDTrajectoryDataModule", "some.npz"),

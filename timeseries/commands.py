@@ -190,7 +190,7 @@ def export(module: Any, path: str | Path, *, metadata: Mapping[str, Any] | None 
     """Write the user checkpoint of a trained `timeseries.diffusion.TimeSeriesDiffusion`."""
     forecaster = DiffusionForecaster.from_module(module)
     data = getattr(getattr(module, "_trainer", None), "datamodule", None)
-    if data is not None:
+    if data is not None and not forecaster.conditional:
         forecaster.calibrate(data.series)
     forecaster.save(path, metadata=metadata)
 

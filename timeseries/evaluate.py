@@ -21,7 +21,7 @@ from timeseries.baselines import gaussian_naive, seasonal_naive
 from timeseries.data import calendar, datasets
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries
-from timeseries.data.windows import Windows, WindowStore
+from timeseries.data.windows import WindowStore
 from timeseries.diffusion import scaled
 from timeseries.forecast import Forecast
 from timeseries.io import QuantileForecast
@@ -225,7 +225,7 @@ def real_windows(series: Sequence[TimeSeries], spec: SeriesSpec, n: int, seed: i
     complete = windows.observed[..., 0].flatten(1).all(1)
     if not complete.any():
         raise ValueError(f"no window of {spec.length} steps is complete, so there is nothing to compare with.")
-    state, _ = scaled(Windows(windows.values[complete], windows.observed[complete]), spec)
+    state, _ = scaled(windows.at(complete), spec)
     return state[..., 0, 0].double().numpy()
 
 
@@ -251,7 +251,7 @@ def judge_windows(windows: np.ndarray, series: Sequence[TimeSeries], spec: Serie
     task = rolling_task(usable, spec.prediction_length)
     past = [s.values for s in task.inputs]
     real = real_windows(task.inputs, spec, max(len(windows), _DISCRIMINATED), seed)
-    scaling = "mean" if spec.scaling == "mean" else "std"
+    scaling = "mean" if spec.scaling in ("mean", "longmean") else "std"
     rows = {
         name: {"linear predictive score": linear_predictive_score(data, past, task.target, scaling=scaling)}
         for name, data in (("synthetic windows", windows), ("real windows", real))

@@ -1,4 +1,4 @@
-"""`DiffusionForecaster`: one unconditional model that forecasts, imputes, refines and synthesizes."""
+"""`DiffusionForecaster`: one model that forecasts, imputes, refines and synthesizes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
+from scidiff.laws import NoiseLaw
+from timeseries.bases import Base
 from timeseries.data import calendar
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries, as_series
-from timeseries.data.windows import Cuts, Windows, WindowStore
+from timeseries.data.windows import Windows, WindowStore
 from timeseries.diffusion import Preset, scaled
 from timeseries.fitting import TRAINING, train
 from timeseries.forecast import Forecast, Imputation
-from timeseries.paths import STRIDE, Bar, base_paths, fill, num_parts, path_seeds, window_start
-from timeseries.refinement import RefineOptions, refine_windows, representative_time
-from timeseries.tasks import SamplingOptions, draw_windows, profile
+from timeseries.paths import Bar, num_parts
+from timeseries.refinement import RefineOptions, representative_time
+from timeseries.tasks import SamplingOptions, draw_windows, is_conditional, profile
+from timeseries.walks import WindowModel, forecast_paths, impute_paths, refine_paths
 
 __all__ = ["DiffusionForecaster"]
 
@@ -42,7 +45,10 @@ class DiffusionForecaster(Pretrained):
         scaling: See `timeseries.data.scaling`.
         preset: See `timeseries.diffusion.make_denoiser`.
         network: Network whose arguments are used; `timeseries.networks.S4Backbone` by default.
-        law: Law of the noise.
+        law: Law of the noise, see `timeseries.priors`.
+        conditional: Train a model that sees what is known: forecasts and imputes without guidance, nothing else.
+        masks: What its training hides, see `timeseries.conditioning.training_mask`; add ``"gaps"`` to impute.
+        base: Where it expects a window, see `timeseries.bases`.
         training: Changes of `timeseries.fitting.TRAINING`, such as ``max_steps``, ``max_time``, ``lr``.
         sampling: Defaults of `timeseries.tasks.SamplingOptions`, as a dict.
         denoiser: Trained denoiser; set by `fit`. Its parameters are frozen.
@@ -67,7 +73,10 @@ class DiffusionForecaster(Pretrained):
         scaling: str = "std",
         preset: Preset = "edm",
         network: nn.Module | None = None,
-        law: Any = None,
+        law: NoiseLaw | None = None,
+        conditional: bool = False,
+        masks: Sequence[str] = ("forecast",),
+        base: Base | None = None,
         training: Mapping[str, Any] | None = None,
         sampling: Mapping[str, Any] | None = None,
         denoiser: Denoiser | None = None,
@@ -83,6 +92,7 @@ class DiffusionForecaster(Pretrained):
         self.lags, self.scaling = lags, scaling
         self.preset: Preset = preset
         self.network_template, self.law = (network,), law  # in a tuple: it holds no weights of this object
+        self.conditional, self.masks, self.base = conditional, tuple(masks), base
         self.training, self.sampling = dict(training or {}), dict(sampling or {})
         self.denoiser = denoiser.eval().requires_grad_(False) if denoiser is not None else None
         self.spec, self.refine_time = spec, refine_time
@@ -108,6 +118,9 @@ class DiffusionForecaster(Pretrained):
             scaling=spec.scaling,
             preset=module.preset,
             law=module.law,
+            conditional=module.conditional,
+            masks=module.masks,
+            base=module.base,
             denoiser=denoiser,
             spec=spec,
             **options,
@@ -139,23 +152,31 @@ class DiffusionForecaster(Pretrained):
                 "lags": self.lags,
                 "scaling": self.scaling,
             },
-            model={"network": self.network_template[0], "preset": self.preset, "law": self.law},
+            model={
+                "network": self.network_template[0],
+                "preset": self.preset,
+                "law": self.law,
+                "conditional": self.conditional,
+                "masks": self.masks,
+                "base": self.base,
+            },
             progress=progress,
             callbacks=callbacks,
         )
-        self._adopt(DiffusionForecaster.from_module(trained.module).denoiser, trained.module.spec)
+        self._adopt(DiffusionForecaster.from_module(trained.module).denoiser, trained.module.spec, trained.module.base)
         self.metadata = {"metrics": trained.metrics, "provenance": trained.provenance}
-        self.calibrate(series)
+        if not self.conditional:
+            self.calibrate(series)
         return self
 
     def calibrate(self, data: Any, **columns: Any) -> None:
         """Choose the noise time of `refine` from windows of ``data``: the one with the average eps loss."""
-        denoiser, spec = self._fitted()
-        store = WindowStore(self._series(data, **columns), spec)
-        generator = torch.Generator().manual_seed(0)
-        windows = store.take(store.draw(_REFERENCE_WINDOWS, generator))
-        state, _ = scaled(windows, spec)
-        self.refine_time = representative_time(denoiser, state, windows.observed)
+        model = self._fitted()
+        _check_unconditional(model, "refine")
+        store = WindowStore(self._series(data, **columns), model.spec)
+        windows = store.take(store.draw(_REFERENCE_WINDOWS, torch.Generator().manual_seed(0)))
+        state, _ = scaled(windows, model.spec)
+        self.refine_time = representative_time(model.denoiser, state, windows.observed)
         self._remember(refine_time=self.refine_time)
 
     # Tasks
@@ -171,6 +192,7 @@ class DiffusionForecaster(Pretrained):
         progress: bool = False,
         lead_time: int = 0,
         profile: str = "default",
+        numbers: Sequence[int] | None = None,
         target: str | Sequence[str] | None = None,
         item_id: str | None = None,
         timestamp: str | None = None,
@@ -187,6 +209,8 @@ class DiffusionForecaster(Pretrained):
             progress: Show a bar.
             lead_time: Steps between the end of a series and the first forecast one.
             profile: ``"default"`` or ``"parity"``, see `timeseries.tasks.profile`.
+            numbers: Number of each series, on which its noise depends; 0, 1, ... if absent. Parts of a data set are so
+                forecast as the whole is.
             target: Column of the values of a frame.
             item_id: Column of the names.
             timestamp: Column of the time stamps.
@@ -198,37 +222,25 @@ class DiffusionForecaster(Pretrained):
         Raises:
             ValueError: If the model is not fitted, or data or options do not fit.
         """
-        denoiser, spec = self._fitted(device)
+        model = self._fitted(device)
         series = self._series(data, target=target, item_id=item_id, timestamp=timestamp)
-        horizon = lead_time + (spec.prediction_length if prediction_length is None else prediction_length)
-        _check_counts(num_samples=num_samples, prediction_length=horizon - lead_time)
+        length = model.spec.prediction_length if prediction_length is None else prediction_length
+        _check_counts(num_samples=num_samples, prediction_length=length)
         if not isinstance(lead_time, Integral) or lead_time < 0:
             raise ValueError(f"lead_time must be an integer of at least 0, got {lead_time!r}.")
         chosen = self._options(profile, options)
-        blocks = -(-horizon // spec.prediction_length)
-        levels = ((torch.arange(num_samples, dtype=torch.float64) + 1) / (num_samples + 1)).repeat(len(series))
-        tables = [s.table[-spec.history :] for s in series]
-        paths: list[Tensor] = []
-        nfe = 0
+        blocks = -(-(lead_time + length) // model.spec.prediction_length)
         with Bar(progress, blocks * num_parts(len(series), num_samples, chosen) * chosen.steps) as advance:
-            for block in range(blocks):
-                store = WindowStore([TimeSeries(t, series[0].start) for t in tables], spec)
-                windows = store.take(store.ends(), hide_future=True)
-                each = num_samples if block == 0 else 1
-                seeds = path_seeds(seed, len(series), num_samples, block)
-                x, nfe = draw_windows(denoiser, spec, windows, each, seeds, chosen, levels=levels, callback=advance)
-                paths.append(x[:, spec.context_length :])
-                if block + 1 < blocks:
-                    if block == 0:
-                        tables = [table for table in tables for _ in range(num_samples)]
-                    tables = [np.concatenate([t, p.numpy()])[-spec.history :] for t, p in zip(tables, paths[-1])]
-        samples = torch.cat(paths, 1)[:, lead_time:horizon].unflatten(0, (len(series), num_samples)).numpy()
+            samples, nfe = forecast_paths(
+                model, series, num_samples, lead_time + length, chosen, seed=seed, numbers=numbers, advance=advance
+            )
+        samples = samples[:, :, lead_time:]
         return Forecast(
             samples[..., 0] if series[0].values.ndim == 1 else samples,
             [calendar.shift(s.start, len(s) + lead_time) for s in series],
             [s.item_id for s in series],
             series[0].names,
-            blocks * nfe,
+            nfe,
         )
 
     def impute(
@@ -238,7 +250,9 @@ class DiffusionForecaster(Pretrained):
         *,
         seed: int = 0,
         device: str | torch.device | None = None,
+        progress: bool = False,
         profile: str = "default",
+        numbers: Sequence[int] | None = None,
         target: str | Sequence[str] | None = None,
         item_id: str | None = None,
         timestamp: str | None = None,
@@ -254,33 +268,20 @@ class DiffusionForecaster(Pretrained):
             num_samples: S.
             seed: As in `forecast`.
             device: Where to compute.
+            progress: Show a bar.
             profile: ``"default"`` or ``"parity"``.
+            numbers: As in `forecast`.
             target: Column of the values of a frame.
             item_id: Column of the names.
             timestamp: Column of the time stamps.
             options: Changes of `timeseries.tasks.SamplingOptions`.
         """
-        denoiser, spec = self._fitted(device)
+        model = self._fitted(device)
         series = self._series(data, target=target, item_id=item_id, timestamp=timestamp)
         _check_counts(num_samples=num_samples)
         chosen = self._options(profile, options)
-        paths = [np.repeat(s.table[None], num_samples, 0) for s in series]
-        levels = (torch.arange(num_samples, dtype=torch.float64) + 1) / (num_samples + 1)
-        block = 0
-        while open_ := [k for k, path in enumerate(paths) if np.isnan(path[0]).any()]:
-            starts = [window_start(paths[k][0], spec.length) for k in open_]
-            flat = [TimeSeries(path, series[k].start) for k in open_ for path in paths[k]]
-            store = WindowStore(flat, spec)
-            cuts = torch.tensor(starts).repeat_interleave(num_samples) + spec.context_length
-            windows = store.take(Cuts(torch.arange(len(flat)), cuts))
-            seeds = [(seed, ((block * STRIDE + k) * STRIDE) + j) for k in open_ for j in range(num_samples)]
-            drawn, _ = draw_windows(
-                denoiser, spec, windows, 1, seeds, chosen, levels=levels.repeat(len(open_)), anywhere=True
-            )
-            values = drawn.unflatten(0, (len(open_), num_samples)).numpy()
-            for k, start, window in zip(open_, starts, values):
-                fill(paths[k], window, start)
-            block += 1
+        with Bar(progress, None) as advance:
+            paths = impute_paths(model, series, num_samples, chosen, seed=seed, numbers=numbers, advance=advance)
         samples = [p[..., 0] if s.values.ndim == 1 else p for p, s in zip(paths, series)]
         return Imputation(series, samples)
 
@@ -316,34 +317,14 @@ class DiffusionForecaster(Pretrained):
         Raises:
             ValueError: If shapes do not fit or no noise time is known.
         """
-        denoiser, spec = self._fitted(device)
+        model = self._fitted(device)
+        _check_unconditional(model, "refine")
         series = self._series(data, target=target, item_id=item_id, timestamp=timestamp)
         _check_counts(num_samples=num_samples)
         time = t if t is not None else self.refine_time
         if time is None:
             raise ValueError("no noise time is known: pass t=, or call calibrate(data) once.")
-        paths = base_paths(base, len(series), spec, num_samples)
-        flat = [
-            TimeSeries(np.concatenate([s.table[-spec.history :], path]), s.start)
-            for s, own in zip(series, paths)
-            for path in own
-        ]
-        store = WindowStore(flat, spec)
-        cuts = store.ends(spec.prediction_length)
-        seen = store.take(cuts, hide_future=True)
-        state, scale = scaled(Windows(*store.take(cuts)), spec)
-        levels = ((torch.arange(num_samples, dtype=torch.float64) + 1) / (num_samples + 1)).repeat(len(series))
-        y = refine_windows(
-            denoiser,
-            state,
-            seen.observed,
-            levels,
-            time,
-            path_seeds(seed, len(series), num_samples),
-            RefineOptions(**options),
-        )
-        values = y[:, spec.context_length :, :, 0].double() * scale.scale + scale.location
-        samples = values.unflatten(0, (len(series), num_samples)).numpy()
+        samples = refine_paths(model, base, series, num_samples, time, RefineOptions(**options), seed=seed)
         return Forecast(
             samples[..., 0] if series[0].values.ndim == 1 else samples,
             [calendar.shift(s.start, len(s)) for s in series],
@@ -358,6 +339,7 @@ class DiffusionForecaster(Pretrained):
         seed: int = 0,
         device: str | torch.device | None = None,
         progress: bool = False,
+        numbers: Sequence[int] | None = None,
         **options: Any,
     ) -> np.ndarray:
         """Draw ``n`` windows (n, C + P), or (n, C + P, D), in scaled units: location 0 and scale 1 of the context.
@@ -367,18 +349,24 @@ class DiffusionForecaster(Pretrained):
             seed: A window depends on this and its number only.
             device: Where to compute.
             progress: Show a bar.
+            numbers: Number of each window; 0, 1, ... if absent.
             options: Changes of `timeseries.tasks.SamplingOptions`.
         """
-        denoiser, spec = self._fitted(device)
+        model = self._fitted(device)
+        _check_unconditional(model, "synthesize")
+        spec = model.spec
         _check_counts(n=n)
         chosen = self._options("default", {"guidance": "none", **options})
         unit = spec.replaced(
             location=(0.0,) * spec.num_variates, size=(1.0,) * spec.num_variates, spread=(1.0,) * spec.num_variates
         )
+        chosen_numbers = range(n) if numbers is None else numbers
         shape = (n, spec.length, spec.num_variates, spec.channels)
         nothing = Windows(torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.bool))
         with Bar(progress, num_parts(n, 1, chosen) * chosen.steps) as advance:
-            x, _ = draw_windows(denoiser, unit, nothing, 1, [(seed, k) for k in range(n)], chosen, callback=advance)
+            x, _ = draw_windows(
+                model.denoiser, unit, nothing, 1, [(seed, int(k)) for k in chosen_numbers], chosen, callback=advance
+            )
         return x[..., 0].numpy() if spec.num_variates == 1 else x.numpy()
 
     def sample(self, n: int, **options: Any) -> np.ndarray:
@@ -387,17 +375,17 @@ class DiffusionForecaster(Pretrained):
 
     # Helpers
 
-    def _adopt(self, denoiser: Denoiser | None, spec: SeriesSpec | None) -> None:
-        self.denoiser, self.spec = denoiser, spec
-        self._remember(denoiser=denoiser, spec=spec)
+    def _adopt(self, denoiser: Denoiser | None, spec: SeriesSpec | None, base: Base | None) -> None:
+        self.denoiser, self.spec, self.base = denoiser, spec, base
+        self._remember(denoiser=denoiser, spec=spec, base=base)
 
-    def _fitted(self, device: str | torch.device | None = None) -> tuple[Denoiser, SeriesSpec]:
+    def _fitted(self, device: str | torch.device | None = None) -> WindowModel:
         if self.denoiser is None or self.spec is None:
             raise ValueError("this forecaster is not trained yet: call fit(data), or load one by from_pretrained.")
         self.denoiser.requires_grad_(False)
         if device is not None:
             self.denoiser.to(device)
-        return self.denoiser, self.spec
+        return WindowModel(self.denoiser, self.spec, self.base)
 
     def _series(self, data: Any, **columns: Any) -> list[TimeSeries]:
         assert self.spec is not None
@@ -409,7 +397,14 @@ class DiffusionForecaster(Pretrained):
         return series
 
     def _options(self, name: str, changes: Mapping[str, Any]) -> SamplingOptions:
+        if is_conditional(self._fitted().denoiser) and (name != "default" or changes.get("guidance", "none") != "none"):
+            raise ValueError("a conditional model sees what is known: leave guidance and profile out.")
         return profile(name, **{**(self.sampling if name == "default" else {}), **changes})
+
+
+def _check_unconditional(model: WindowModel, task: str) -> None:
+    if is_conditional(model.denoiser):
+        raise ValueError(f"a conditional model knows no density of whole windows: {task} needs an unconditional one.")
 
 
 def _check_counts(**counts: int) -> None:

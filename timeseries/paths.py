@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ __all__ = ["STRIDE", "Bar", "base_paths", "fill", "num_parts", "path_seeds", "wi
 STRIDE = 2**20  # seeds (s, item * STRIDE + sample): a path does not depend on how many there are
 
 
-def path_seeds(seed: int, num_items: int, num_samples: int, block: int = 0) -> list[tuple[int, int]]:
+def path_seeds(seed: int, items: Sequence[int], num_samples: int, block: int = 0) -> list[tuple[int, int]]:
     """One seed a path: (seed, number) with a number for each block of the horizon, item and sample."""
-    return [(seed, (block * STRIDE + item) * STRIDE + j) for item in range(num_items) for j in range(num_samples)]
+    return [(seed, (block * STRIDE + item) * STRIDE + j) for item in items for j in range(num_samples)]
 
 
 def window_start(path: np.ndarray, length: int) -> int:
@@ -61,7 +61,7 @@ def num_parts(num_windows: int, num_samples: int, options: SamplingOptions) -> i
 class Bar:
     """A tqdm bar, or nothing; gives the function that moves it."""
 
-    def __init__(self, progress: bool, total: int) -> None:
+    def __init__(self, progress: bool, total: int | None) -> None:
         self.bar: Any = None
         if progress:
             from tqdm.auto import tqdm

@@ -1,4 +1,4 @@
-r"""Conditional sampling of windows with an unconditional model: the observed part guides the rest.
+r"""Sampling of windows given what is known of them: it guides an unconditional model, a conditional one sees it.
 
 Forecasting, imputing and continuing a sample are the same thing: windows with a mask of what is known. The mask covers
 lag channels too, through which the model sees history before its context.
@@ -18,11 +18,13 @@ from torch import Tensor
 from scidiff.denoiser import Denoiser
 from scidiff.guidance import MomentMatching, Observation, SelfGuidance
 from scidiff.samplers import sample
+from timeseries.bases import Base
+from timeseries.conditioning import FEATURES, conditions
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.windows import Windows
 from timeseries.diffusion import NUM_STEPS, scaled
 
-__all__ = ["GUIDANCES", "SamplingOptions", "draw_windows", "profile"]
+__all__ = ["GUIDANCES", "SamplingOptions", "draw_windows", "is_conditional", "profile"]
 
 GUIDANCES = ("mmps", "quantile", "ms", "none")
 GuidanceFactory = Callable[[Observation, Tensor], Any]
@@ -35,8 +37,9 @@ class SamplingOptions:
     Attributes:
         steps: Solver steps.
         solver: Name or object, see `scidiff.samplers.solver_names`.
-        guidance: ``"mmps"`` (moment matching, no scale), ``"quantile"`` or ``"ms"`` (self-guidance), ``"none"``, or a
-            function of (observation, quantile levels) that returns a guidance of the core.
+        guidance: How an unconditional model is told what is known: ``"mmps"`` (moment matching, no scale),
+            ``"quantile"`` or ``"ms"`` (self-guidance), ``"none"``, or a function of (observation, quantile levels) that
+            returns a guidance of the core. A conditional model takes none.
         guidance_scale: Strength of self-guidance.
         parity: Form of self-guidance, see `scidiff.guidance.SelfGuidance`.
         krylov: ``"gmres"`` or ``"cg"`` for the linear system of moment matching. The Jacobian of a trained network is
@@ -101,6 +104,7 @@ def draw_windows(
     *,
     levels: Tensor | None = None,
     anywhere: bool = False,
+    base: Base | None = None,
     callback: Callable[[], None] | None = None,
 ) -> Drawn:
     """Draw ``num_samples`` versions of each window, given what is observed of it.
@@ -114,6 +118,7 @@ def draw_windows(
         options: Solver and guidance.
         levels: Quantile level (W S,) of each row; (j + 1)/(S + 1) for sample j if absent.
         anywhere: Scale by the whole window where the context is empty.
+        base: Base of a conditional model.
         callback: Called after each step of each part.
     """
     device = next(denoiser.parameters()).device
@@ -124,27 +129,65 @@ def draw_windows(
     parts, nfe = [], 0
     with torch.inference_mode(False), torch.no_grad():  # guidance differentiates, also inside somebody's inference mode
         for begin in range(0, len(windows.values), per_part):
-            part = Windows(*(torch.clone(v[begin : begin + per_part]).to(device) for v in windows))
+            part = windows.at(slice(begin, begin + per_part)).to(device)
             rows = slice(begin * num_samples, (begin + len(part.values)) * num_samples)
             state, scale = scaled(part, spec, anywhere=anywhere)
-            y = state.repeat_interleave(num_samples, 0)
-            observation = Observation(part.observed.repeat_interleave(num_samples, 0), y=y)
+            told = _tell(denoiser, spec, state, part.observed, num_samples, levels[rows], options, base)
             x, info = sample(
                 denoiser,
-                tuple(y.shape),
+                (len(part.values) * num_samples, *told.shape),
                 solver=options.solver,
                 solver_options=options.solver_options or None,
                 steps=options.steps,
                 grid=options.grid,
                 seed=list(seeds[rows]),
-                guidance=_guidance(observation, levels[rows], options) if bool(part.observed.any()) else None,
+                cond=told.cond,
+                guidance=told.guidance,
                 save="none",
                 callback=None if callback is None else lambda step: callback(),
             )
+            if told.mean is not None:
+                x = x + told.mean
             location, width = (v.repeat_interleave(num_samples, 0) for v in scale)
             parts.append((x[..., 0].double() * width + location).cpu())
             nfe = info.nfe
     return Drawn(torch.cat(parts), nfe)
+
+
+class _Told(NamedTuple):
+    """How a model is told what is known: shape of a window, condition, guidance, and what is added to its samples."""
+
+    shape: tuple[int, ...]
+    cond: dict[str, Tensor] | None = None
+    guidance: Any = None
+    mean: Tensor | None = None
+
+
+def _tell(
+    denoiser: Denoiser,
+    spec: SeriesSpec,
+    state: Tensor,
+    observed: Tensor,
+    num_samples: int,
+    levels: Tensor,
+    options: SamplingOptions,
+    base: Base | None,
+) -> _Told:
+    """By features for a conditional model, else by guidance."""
+    if is_conditional(denoiser):
+        seen = conditions(state, observed, observed[..., 0], spec, base)
+        features, mean = (v.repeat_interleave(num_samples, 0) for v in seen)
+        return _Told((*state.shape[1:3], 1), {FEATURES: features}, None, mean)
+    if not bool(observed.any()):
+        return _Told(tuple(state.shape[1:]))
+    y = state.repeat_interleave(num_samples, 0)
+    observation = Observation(observed.repeat_interleave(num_samples, 0), y=y)
+    return _Told(tuple(state.shape[1:]), guidance=_guidance(observation, levels, options))
+
+
+def is_conditional(denoiser: Denoiser) -> bool:
+    """Whether the network sees what is known as features."""
+    return getattr(denoiser.network, FEATURES, 0) > 0
 
 
 def _guidance(observation: Observation, levels: Tensor, options: SamplingOptions) -> Any:

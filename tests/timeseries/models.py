@@ -19,11 +19,16 @@ def kernel(length):
 
 
 class ExactWindows(Configurable, nn.Module):
-    """Raw output of a network that is exact for windows ~ N(0, K) of one channel, for either preset."""
+    """Raw output of a network that is exact for windows ~ N(0, K) of one channel and noise of covariance ``noise``."""
 
-    def __init__(self, length: int = 36, preset: str = "edm") -> None:
+    def __init__(self, length: int = 36, preset: str = "edm", noise=None) -> None:
         super().__init__()
-        self.values, self.vectors = torch.linalg.eigh(kernel(length))
+        self.k = kernel(length)
+        self.noise = torch.eye(length, dtype=torch.float64) if noise is None else torch.as_tensor(noise).double()
+        values, vectors = torch.linalg.eigh(self.noise)
+        root = vectors * values.rsqrt()
+        self.values, rotation = torch.linalg.eigh(root.T @ self.k @ root)  # both covariances diagonal in one basis
+        self.basis = root @ rotation
         self.preset = preset
         self.place = nn.Parameter(torch.zeros(1))
         self.schedule = make_denoiser(nn.Identity(), preset).process.continuous[""].schedule
@@ -37,17 +42,20 @@ class ExactWindows(Configurable, nn.Module):
             alpha, sigma = (f(t.double())[:, None] for f in (self.schedule.alpha, self.schedule.sigma))
             y = x.double().flatten(1)
         gain = alpha * self.values / (alpha**2 * self.values + sigma**2)
-        x0 = ((y @ self.vectors) * gain) @ self.vectors.T
+        x0 = ((y @ self.basis) * gain) @ torch.linalg.inv(self.basis)
         if self.preset == "edm":
             raw = (x0 - y / (1 + sigma**2)) * (1 + sigma**2).sqrt() / sigma
+        elif self.preset == "flow":
+            raw = (y - x0) / sigma  # -x0 + eps
         else:
             raw = (y - alpha * x0) / sigma
         return raw.reshape(x.shape).to(x.dtype)
 
 
-def exact_forecaster(context=24, steps=12, preset="edm", scaling="mean", **options):
+def exact_forecaster(context=24, steps=12, preset="edm", scaling="mean", law=None, **options):
     spec = SeriesSpec("h", steps, context, scaling=scaling)
-    denoiser = make_denoiser(ExactWindows(spec.length, preset), preset)
+    network = ExactWindows(spec.length, preset, None if law is None else law.covariance(spec.length))
+    denoiser = make_denoiser(network, preset, law)
     return DiffusionForecaster("h", steps, context, preset=preset, denoiser=denoiser, spec=spec, **options)
 
 

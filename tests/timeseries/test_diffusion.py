@@ -31,9 +31,10 @@ def batch(size=6, seed=0):
     return Windows(torch.where(observed, values, 0), observed)
 
 
-@pytest.mark.parametrize("preset", ["tsdiff", "edm"])
+@pytest.mark.parametrize("preset", ["tsdiff", "edm", "pfgmpp", "flow"])
 def test_loss_by_hand(preset):
-    """tsdiff: mean square of eps - eps_theta over observed numbers, at the 100 levels; edm: its weighted x0 error."""
+    """tsdiff: mean square of eps - eps_theta over observed numbers, at the 100 levels; edm: its weighted x0 error, for
+    pfgmpp with one chi-square a window in the noise; flow: mean square of eps - x_0 - v_theta."""
     torch.manual_seed(0)
     module = TimeSeriesDiffusion(S4Backbone(**SMALL), spec=spec(), preset=preset)
     b = batch()
@@ -44,12 +45,18 @@ def test_loss_by_hand(preset):
     m = b.observed.double()[:, :8, 0, 0]
     scale = (b.values[:, :8, 0, 0].abs() * m).sum(1) / m.sum(1)
     x_0 = (b.values / scale[:, None, None, None]).float()
-    if preset == "tsdiff":
+    if preset == "flow":
+        time = t.double()[:, None, None, None]
+        raw = module.denoiser.network(((1 - time) * x_0 + time * eps).float(), t, {})
+        error = (raw - (eps - x_0)) ** 2
+    elif preset == "tsdiff":
         betas = np.linspace(1e-4, 0.1, 100)
         level = torch.as_tensor(np.cumprod(1 - betas))[(100 * t).round().long() - 1][:, None, None, None]
         x_t = level.sqrt() * x_0 + (1 - level).sqrt() * eps
         error = (module.denoiser.network(x_t.float(), t, {}) - eps) ** 2
     else:
+        if preset == "pfgmpp":
+            eps = StudentTNoise(128.0).shape(eps, g)
         sigma = 80 * t.double()[:, None, None, None]
         x_t = x_0 + sigma * eps
         raw = module.denoiser.network((x_t / (1 + sigma**2).sqrt()).float(), sigma[:, 0, 0, 0].log() / 4, {})

@@ -6,10 +6,13 @@ import pytest
 import torch
 from scipy import stats
 
-from timeseries.data.masks import SCENARIOS, hide, missing_mask
+from timeseries import DiffusionForecaster
+from timeseries.data.masks import SCENARIOS, hide_context, missing_mask
 from timeseries.data.scaling import SeriesSpec, measure, window_scale
 from timeseries.data.series import TimeSeries
-from timeseries.data.windows import Cuts, Windows, WindowStore
+from timeseries.data.windows import Cuts, WindowStore
+from timeseries.diffusion import make_denoiser, scaled
+from timeseries.networks import S4Backbone
 
 START = pd.Period("2020-01-01 00:00", "h")
 
@@ -37,7 +40,7 @@ def test_gather_is_the_definition(hide_future, variates):
     sp = spec(lags=(2, 7), num_variates=variates)
     store = WindowStore(found, sp)
     which, cuts = [0, 0, 1, 1, 2, 2, 2], [10, 27, 4, 1, 11, 8, 3]
-    values, observed = store.take(Cuts(torch.tensor(which), torch.tensor(cuts)), hide_future=hide_future)
+    values, observed, _ = store.take(Cuts(torch.tensor(which), torch.tensor(cuts)), hide_future=hide_future)
     assert values.shape == observed.shape == (7, 9, variates, 3)
     for b, (k, cut) in enumerate(zip(which, cuts)):
         table = found[k].table
@@ -136,6 +139,37 @@ def test_mean_scale_and_its_all_zero_rule():
     assert not scale.location.any()
 
 
+def test_long_mean_scale():
+    """Mean |x| of the series but its held-out values; at least a hundredth of the training mean, which zeros take."""
+    sp = SeriesSpec("h", 2, 3, scaling="longmean", size=[6.0])
+    rows = [[1.0, -3.0, np.nan, 8.0, 8.0, 500.0], [1e-3] * 6, [0.0] * 6, [np.nan] * 6]
+    series = [TimeSeries(np.array(row), START, str(k)) for k, row in enumerate(rows)]
+    store = WindowStore(series, sp, holdout=1)
+    windows = store.take(store.ends(2))
+    state, scale = scaled(windows, sp)
+    assert scale.scale[:, 0, 0].tolist() == pytest.approx([5.0, 0.06, 6.0, 6.0])
+    assert state[0, :, 0, 0].tolist() == pytest.approx([-0.6, 0.0, 1.6, 1.6, 100.0])
+    given = WindowStore(series, sp, size=np.full((4, 1), 2.0))
+    part = given.take(given.ends(2)).at(slice(0, 1))
+    assert float(scaled(part, sp)[1].scale) == 2.0
+    assert WindowStore(series, sp.replaced(scaling="mean")).take(store.ends()).size is None
+
+
+def test_long_means_do_not_depend_on_how_much_history_a_window_needs():
+    """Blocks of a long horizon keep the scale of the series, and so does a series that is longer than a window."""
+    torch.manual_seed(0)
+    sp = SeriesSpec("h", 2, 4, scaling="longmean")
+    net = S4Backbone(width=8, num_layers=1, state_size=4, step_size=8)
+    m = DiffusionForecaster("h", 2, 4, scaling="longmean", denoiser=make_denoiser(net), spec=sp)
+    long = np.r_[np.full(50, 10.0), [1.0, 2.0, 3.0, 4.0]]
+    options = {"prediction_length": 6, "steps": 3, "num_samples": 3}
+    one = m.forecast([long], **options).samples
+    two = m.forecast([4 * long], **options).samples
+    assert np.allclose(two, 4 * one, rtol=1e-4)
+    short = m.forecast([long[-4:]], **options).samples
+    assert np.abs(one - short).max() > 1.0
+
+
 def test_standard_and_robust_scales():
     rows = [[1.0, 2.0, 4.0, 9.0], [3.0, 3.0, 3.0, 3.0], [0.0, 0.0, 0.0, 0.0], [8.0, 1.0, 1.0, 1.0]]
     mask = [[True] * 4, [True] * 4, [True] * 4, [True, False, False, False]]
@@ -193,14 +227,23 @@ def test_missing_values_of_tsdiff(scenario):
     assert missing_mask(scenario, 2, 12).sum(1).tolist() == [6, 6]
 
 
-def test_lags_and_horizon_stay_observed():
-    windows = Windows(torch.ones(2, 9, 1, 3), torch.ones(2, 9, 1, 3, dtype=torch.bool))
-    hidden = hide(windows, missing_mask("BM-E", 2, 6, 4))
-    assert hidden.observed[:, :, 0, 0].tolist() == [[True] * 2 + [False] * 4 + [True] * 3] * 2
-    assert hidden.observed[..., 1:].all()
-    assert torch.equal(hidden.values, hidden.observed.float())
-    with pytest.raises(ValueError, match="scenario"):
-        missing_mask("MCAR", 1, 5)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_scenarios_leave_history_alone_and_hide_from_lags(scenario):
+    data = [*series(20, 20, variates=2), *series(4, variates=2)]
+    found = hide_context(data, scenario, 6, 4, seed=3)
+    gone = [np.isnan(s.values) for s in found]
+    assert [int(g[:, 0].sum()) for g in gone[:2]] == [4, 4]
+    assert all((g[:, 0] == g[:, 1]).all() and not g[:-6].any() for g in gone)
+    if scenario != "RM":
+        assert gone[0][slice(14, 18) if scenario == "BM-B" else slice(16, 20), 0].all()
+        assert gone[2].sum() == (4 if scenario == "BM-B" else 8)  # positions of the context that it does not reach
+    assert all(np.isfinite(s.values).all() for s in data)
+    store = WindowStore(found, spec(lags=(2,), num_variates=2))
+    windows = store.take(store.ends(), hide_future=True)
+    for step in range(6, 8):  # the lag of the first two steps of the horizon
+        assert (windows.observed[:2, step, :, 1].numpy() == ~np.stack([g[12 + step] for g in gone[:2]])).all()
+    again = hide_context(data, scenario, 6, 4, seed=3)
+    assert all(np.array_equal(a.values, b.values, equal_nan=True) for a, b in zip(found, again))
 
 
 def test_wrong_specs_are_refused():

@@ -1,16 +1,19 @@
-"""Missing-value scenarios of TSDiff: which context positions are hidden; lags and horizon are left alone.
+"""Missing-value scenarios of TSDiff: which context positions are hidden; history and horizon stay.
 
 References: Kollovieh et al. 2023, section 5.1 (RM, BM-B, BM-E).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from timeseries.data.windows import Windows
+from timeseries.data.series import TimeSeries
 
-__all__ = ["SCENARIOS", "hide", "missing_mask"]
+__all__ = ["SCENARIOS", "hide_context", "missing_mask"]
 
 SCENARIOS = ("RM", "BM-B", "BM-E")
 
@@ -41,15 +44,41 @@ def missing_mask(
             f"{scenario!r} and {count}."
         )
     if scenario == "RM":
-        order = torch.rand(num_windows, context_length, generator=generator).argsort(1)
+        device = generator.device if generator is not None else None
+        order = torch.rand(num_windows, context_length, generator=generator, device=device).argsort(1)
     else:
         order = torch.arange(context_length).expand(num_windows, -1)
         order = order if scenario == "BM-B" else order.flip(1)
     return order < count
 
 
-def hide(windows: Windows, missing: Tensor) -> Windows:
-    """Windows whose value channel is unobserved, and 0, at context positions ``missing`` (B, C)."""
-    observed = windows.observed.clone()
-    observed[:, : missing.shape[1], :, 0] &= ~missing.to(observed.device)[:, :, None]
-    return Windows(torch.where(observed, windows.values, 0), observed)
+def hide_context(
+    series: Sequence[TimeSeries],
+    scenario: str,
+    context_length: int,
+    num_missing: int | None = None,
+    seed: int = 0,
+) -> list[TimeSeries]:
+    """Series whose last ``context_length`` values are partly missing, NaN; earlier history is left alone.
+
+    Lags that look at a hidden value do not see it either.
+
+    Args:
+        series: Series that end where the forecast starts.
+        scenario: See `missing_mask`.
+        context_length: C.
+        num_missing: Hidden positions; half of the context if absent.
+        seed: Seed of the random positions.
+
+    Raises:
+        ValueError: As `missing_mask`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    hidden = missing_mask(scenario, len(series), context_length, num_missing, generator).numpy()
+    found = []
+    for s, mask in zip(series, hidden):
+        values = s.values.copy()
+        recent = values[-context_length:]
+        recent[mask[context_length - len(recent) :]] = np.nan
+        found.append(TimeSeries(values, s.start, s.item_id, s.names))
+    return found

@@ -1,13 +1,15 @@
-r"""Scales of windows, from what is observed of their context alone; and `SeriesSpec`, which says how windows are made.
+r"""Scales of windows, from what is observed of their context or of their series; and `SeriesSpec`, which says how windows are made.
 
 * ``"mean"``: location 0, scale = sum |x| m / sum m;
+* ``"longmean"``: the same mean over the whole series (in training: over all but its held-out values), at least a
+  hundredth of the mean over the training data;
 * ``"std"``: location and scale are mean and standard deviation of the observed context;
 * ``"robust"``: median, and 1.4826 times the median absolute deviation.
 
 Where a rule has nothing to go by (nothing observed, or only zeros, or a constant context) the statistics of the
 training data take over, which are stored with the model: results never depend on the other windows of a batch.
 
-References: Kollovieh et al. 2023 (mean scaling); Salinas et al. 2020 (DeepAR), section 3.3.
+References: Kollovieh et al. 2023 (mean scaling); Kollovieh et al. 2025 (TSFlow, long means); Salinas et al. 2020 (DeepAR), section 3.3.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from timeseries.data import calendar
 
 __all__ = ["SCALINGS", "Scale", "SeriesSpec", "measure", "window_scale"]
 
-SCALINGS = ("mean", "std", "robust")
+SCALINGS = ("mean", "longmean", "std", "robust")
 _COMMON = ("prediction_length", "context_length", "lags", "scaling", "num_variates")
 _FLOOR = 1e-10
 _CONSTANT = 1e-6  # spread over size below which a context counts as constant
 _NORMAL_MAD = 1.4826
+_LONG_FLOOR = 0.01  # of long means, over the mean of the training data
 
 
 class Scale(NamedTuple):
@@ -109,14 +112,23 @@ class SeriesSpec(Configurable):
         return all(getattr(self, name) == getattr(other, name) for name in ("freq", *_COMMON))
 
 
-def window_scale(values: Tensor, observed: Tensor, spec: SeriesSpec) -> Scale:
-    """Scale of contexts ``values`` (B, C, D) with ``observed`` (B, C, D) bool; values elsewhere are ignored."""
+def window_scale(values: Tensor, observed: Tensor, spec: SeriesSpec, series_size: Tensor | None = None) -> Scale:
+    """Scale of contexts.
+
+    Args:
+        values: Contexts (B, C, D); values that are not observed are ignored.
+        observed: Mask (B, C, D).
+        spec: How to scale.
+        series_size: Mean absolute values (B, 1, D) of whole series, for ``"longmean"``; of the context if absent.
+    """
     m = observed.to(values.dtype)
     x = torch.where(observed, values, 0)
     count = m.sum(1, keepdim=True)
     size = x.abs().sum(1, keepdim=True) / count.clamp_min(1)
     location, typical, spread = (values.new_tensor(v) for v in (spec.location, spec.size, spec.spread))
-    if spec.scaling == "mean":
+    if spec.scaling in ("mean", "longmean"):
+        if spec.scaling == "longmean" and series_size is not None:
+            size = torch.maximum(series_size.to(values), (series_size > 0) * _LONG_FLOOR * typical)
         scale = torch.where(size > 0, size, typical).clamp_min(_FLOOR)
         return Scale(torch.zeros_like(scale), scale)
     if spec.scaling == "std":
@@ -138,7 +150,7 @@ def measure(values: Tensor, observed: Tensor, spec: SeriesSpec) -> dict[str, lis
     count = m.sum((0, 1)).clamp_min(1)
     location = (values * m).sum((0, 1)) / count
     size = (values.abs() * m).sum((0, 1)) / count
-    if spec.scaling == "mean":
+    if spec.scaling in ("mean", "longmean"):
         spread = size
     else:
         scale = window_scale(values, observed, spec.replaced(location=None, size=None, spread=None)).scale[:, 0]

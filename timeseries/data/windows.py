@@ -17,14 +17,30 @@ from torch import Tensor
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries
 
-__all__ = ["Cuts", "WindowStore", "Windows"]
+__all__ = ["Cuts", "WindowStore", "Windows", "series_size"]
 
 
 class Windows(NamedTuple):
-    """Values (B, L, D, 1 + lags) in the units of the data, 0 where not observed, and ``observed`` likewise, bool."""
+    """Windows of one specification.
+
+    Attributes:
+        values: (B, L, D, 1 + lags) in the units of the data, 0 where not observed.
+        observed: Mask of the same shape.
+        size: Mean absolute value (B, 1, D) of the whole series, for ``"longmean"`` scaling; else absent.
+    """
 
     values: Tensor
     observed: Tensor
+    size: Tensor | None = None
+
+    def at(self, index: Tensor | slice) -> Windows:
+        """Some of the windows."""
+        return Windows(self.values[index], self.observed[index], None if self.size is None else self.size[index])
+
+    def to(self, device: torch.device | str) -> Windows:
+        """The windows on a device, as new tensors."""
+        parts = (None if v is None else torch.clone(v).to(device) for v in self)
+        return Windows(*parts)  # type: ignore[arg-type]
 
 
 class Cuts(NamedTuple):
@@ -47,6 +63,8 @@ class WindowStore:
         holdout: Number of last values of each series that no drawn window may touch.
         min_past: Values before a cut; default: context length and longest lag.
         min_context: Least number of values before the cut of a short series.
+        size: Mean absolute value (N, D) of each series, for ``"longmean"`` scaling; measured on all but the held-out
+            values if absent.
         device: Where the values live.
 
     Raises:
@@ -61,6 +79,7 @@ class WindowStore:
         holdout: int = 0,
         min_past: int | None = None,
         min_context: int = 1,
+        size: np.ndarray | None = None,
         device: torch.device | str | None = None,
     ) -> None:
         for s in series:
@@ -72,6 +91,10 @@ class WindowStore:
         lengths = np.array([len(s) for s in series])
         self.values = torch.as_tensor(np.concatenate([s.table for s in series]), dtype=torch.float64, device=device)
         self.length = torch.as_tensor(lengths, device=device)
+        self.size: Tensor | None = None
+        if spec.scaling == "longmean":
+            size = series_size([s.table[: len(s) - holdout] for s in series]) if size is None else size
+            self.size = torch.as_tensor(size, dtype=torch.float64, device=device)[:, None]
         self.start = self.length.cumsum(0) - self.length
         past = spec.history if min_past is None else min_past
         last = self.length - holdout - spec.prediction_length
@@ -121,4 +144,11 @@ class WindowStore:
         index = self.start[series] + torch.minimum(position.clamp_min(0), self.length[series] - 1)
         values = self.values[index].transpose(2, 3)
         observed = inside[:, :, None] & torch.isfinite(values)
-        return Windows(torch.where(observed, values, 0), observed)
+        return Windows(torch.where(observed, values, 0), observed, None if self.size is None else self.size[cuts.series])
+
+
+def series_size(tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean absolute value (N, D) of the observed values of tables (T, D); 0 where there are none."""
+    known = [np.isfinite(table) for table in tables]
+    sums = [np.where(m, np.abs(table), 0).sum(0) for table, m in zip(tables, known)]
+    return np.stack([total / m.sum(0).clip(1) for total, m in zip(sums, known)])

@@ -1,13 +1,15 @@
-"""The sinusoidal embedding of the diffusion step, and the two layers behind it."""
+"""The embedding of the diffusion step with the two layers behind it, and the features of a conditional model."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StepEmbedding", "sinusoid"]
+__all__ = ["StepEmbedding", "known_features", "sinusoid"]
 
 _LARGEST_PERIOD = 1e4
 
@@ -41,3 +43,20 @@ class StepEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Embed times (B,)."""
         return self.layers(sinusoid(self.num_steps * t - 1, self.size).to(next(self.layers.parameters()).dtype))
+
+
+def known_features(x: Tensor, cond: Mapping[str, Any] | None, features: int) -> Tensor | None:
+    """``cond["features"]`` (B, L, D, features) in the dtype of ``x``; None for a network without features.
+
+    Raises:
+        ValueError: If they are absent or of another shape.
+    """
+    if not features:
+        return None
+    given = None if cond is None else cond.get("features")
+    if given is None or tuple(given.shape) != (*x.shape[:3], features):
+        raise ValueError(
+            f"a conditional network needs features {(*tuple(x.shape[:3]), features)} in cond, got "
+            f"{None if given is None else tuple(given.shape)}. See timeseries.conditioning.conditions."
+        )
+    return given.to(x.dtype)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from scidiff.configurable import Configurable
 from scidiff.nn.s4d import S4D
-from timeseries.networks.embedding import StepEmbedding
+from timeseries.networks.embedding import StepEmbedding, known_features
 
 __all__ = ["S4Backbone"]
 
@@ -33,8 +33,10 @@ class S4Backbone(Configurable, nn.Module):
     The reference also has a Linear_a in its last block, which nothing uses; here every weight has a gradient.
 
     Args:
-        channels: Value and lags of a variate.
+        channels: Noisy channels of a variate: value and lags, or the value alone if the model is conditional.
         num_variates: D.
+        features: Features of each variate and step that a conditional model sees, ``cond["features"]``; a linear map
+            of them is added to h in every block. 0 for an unconditional model.
         width: Channels H of the sequence.
         num_layers: Number of blocks.
         state_size: N of the state-space layers.
@@ -54,6 +56,7 @@ class S4Backbone(Configurable, nn.Module):
         self,
         channels: int = 1,
         num_variates: int = 1,
+        features: int = 0,
         width: int = 64,
         num_layers: int = 3,
         state_size: int = 64,
@@ -68,7 +71,8 @@ class S4Backbone(Configurable, nn.Module):
         super().__init__()
         if num_variates > 1 and width % num_heads:
             raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}.")
-        self.channels, self.num_variates, self.init_skip = channels, num_variates, init_skip
+        self.channels, self.num_variates, self.features = channels, num_variates, features
+        self.init_skip = init_skip
         self.input = nn.Linear(channels, width)
         self.variates = nn.Parameter(0.02 * torch.randn(num_variates, width)) if num_variates > 1 else None
         self.step = StepEmbedding(step_size, width, num_steps)
@@ -79,6 +83,7 @@ class S4Backbone(Configurable, nn.Module):
                 S4D(width, state_size, **options),
                 dropout,
                 num_heads if num_variates > 1 else 0,
+                features,
                 is_last=index + 1 == num_layers,
             )
             for index in range(num_layers)
@@ -86,7 +91,7 @@ class S4Backbone(Configurable, nn.Module):
         self.output = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, channels))
 
     def forward(self, x: Tensor, t: Tensor, cond: Mapping[str, Any] | None = None) -> Tensor:
-        """See the class; ``cond`` is not used."""
+        """See the class; ``cond["features"]`` (B, L, D, features) for a conditional model."""
         if tuple(x.shape[2:]) != (self.num_variates, self.channels):
             raise ValueError(
                 f"expected windows (B, L, {self.num_variates}, {self.channels}), got {tuple(x.shape)}. Were lags or "
@@ -96,18 +101,19 @@ class S4Backbone(Configurable, nn.Module):
         if self.variates is not None:
             h = h + self.variates
         e = self.step(t).to(h.dtype)[:, None, None]
+        known = known_features(x, cond, self.features)
         total = torch.zeros_like(h)
         for block in self.blocks:
-            h, skip = block(h, e)
+            h, skip = block(h, e, known)
             total = total + skip
         out = self.output(total)
         return out + x if self.init_skip else out
 
 
 class _Block(nn.Module):
-    """One residual block; ``num_heads`` 0 leaves out the attention across variates, the last block the residual."""
+    """One residual block; 0 heads or features leave out attention or their map, the last block the residual."""
 
-    def __init__(self, width: int, s4d: S4D, dropout: float, num_heads: int, *, is_last: bool) -> None:
+    def __init__(self, width: int, s4d: S4D, dropout: float, num_heads: int, features: int, *, is_last: bool) -> None:
         super().__init__()
         self.step = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
@@ -115,10 +121,11 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.mix = nn.Linear(width, width)
         self.across = _AcrossVariates(width, num_heads) if num_heads else None
+        self.known = nn.Linear(features, width) if features else None
         self.residual = None if is_last else nn.Linear(width, width)
         self.skip = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, e: Tensor, features: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, L, D, H) to (the next x, the skip)."""
         b, length, variates, width = x.shape
         z = x + self.step(e)
@@ -127,6 +134,8 @@ class _Block(nn.Module):
         h = z + self.mix(self.dropout(F.gelu(y)))
         if self.across is not None:
             h = h + self.across(h)
+        if self.known is not None:
+            h = h + self.known(features)
         h = torch.tanh(h) * torch.sigmoid(h)
         return x if self.residual is None else x + self.residual(h), self.skip(h)
 
