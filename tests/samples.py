@@ -111,6 +111,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "timeseries.bases.GPResidual": _make("timeseries.bases.GPResidual", 6, 8, "ou", 1.0, 4, 0.1),
     "timeseries.baselines.Ridge": _make("timeseries.baselines.Ridge", 4, 2),
     "scidiff.tables.DiscreteVP": _make("scidiff.tables.DiscreteVP", betas=[0.1, 0.2, 0.3]),
+    "trajectories.data.folder.TrajectoryFolder": _make("trajectories.data.folder.TrajectoryFolder", "some.npz"),
     "trajectories.data.md.MDTrajectoryDataModule": _make("trajectories.data.md.MDTrajectoryDataModule", "some.npz"),
     "trajectories.diffusion.TrajectoryDiffusion": _make("trajectories.diffusion.TrajectoryDiffusion", _EGTN),
     "trajectories.generator.TrajectoryGenerator": _make(

@@ -7,6 +7,7 @@ from scidiff.lazy import lazy_exports
 if TYPE_CHECKING:
     from trajectories.batch import TrajectoryBatch
     from trajectories.data.eth_ucy import ETHUCYDataModule
+    from trajectories.data.folder import TrajectoryFolder
     from trajectories.data.md import MDTrajectoryDataModule
     from trajectories.data.nbody import NBodyRegression
     from trajectories.data.particles import NBodyDataModule
@@ -24,6 +25,7 @@ __all__ = [
     "PositionRegression",
     "TrajectoryBatch",
     "TrajectoryDiffusion",
+    "TrajectoryFolder",
     "TrajectoryGenerator",
 ]
 
@@ -38,6 +40,7 @@ __getattr__, __dir__ = lazy_exports(
         "EGTN": "trajectories.networks.egtn",
         "TrajectoryBatch": "trajectories.batch",
         "TrajectoryDiffusion": "trajectories.diffusion",
+        "TrajectoryFolder": "trajectories.data.folder",
         "TrajectoryGenerator": "trajectories.generator",
     },
 )

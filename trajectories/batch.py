@@ -18,7 +18,8 @@ from scidiff.files import atomic_path
 
 __all__ = ["TrajectoryBatch"]
 
-_FEATURES = ("h", "edge_attr", "node_mask")
+_AXES = {"h": 3, "edge_attr": 4, "node_mask": 2, "z": 2}  # of the features, the axis of systems included
+_KEPT = {"node_mask": torch.bool, "z": torch.int64}  # dtypes; that of pos for the others
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class TrajectoryBatch:
         h: Node features (B, N, c), or None.
         edge_attr: Pair features (B, N, N, c_e), or None.
         node_mask: True for real nodes, bool (B, N); None for all.
+        z: Atomic numbers, int64 (B, N), 0 for padding; None if the nodes are no atoms.
         dt: Time between frames, or None if unknown.
         unit: Unit of positions, or None if unknown.
         meta: Plain data about the origin: seed, solver, number of evaluations.
@@ -39,6 +41,7 @@ class TrajectoryBatch:
     h: Tensor | None = None
     edge_attr: Tensor | None = None
     node_mask: Tensor | None = None
+    z: Tensor | None = None
     dt: float | None = None
     unit: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
@@ -49,7 +52,7 @@ class TrajectoryBatch:
         if not bool(torch.isfinite(self.pos).all()):
             raise ValueError("positions must be finite numbers, got NaN or infinity.")
         b, n = self.pos.shape[:2]
-        for name, shape in (("h", (b, n)), ("edge_attr", (b, n, n)), ("node_mask", (b, n))):
+        for name, shape in (("h", (b, n)), ("edge_attr", (b, n, n)), ("node_mask", (b, n)), ("z", (b, n))):
             value = getattr(self, name)
             if value is not None and tuple(value.shape[: len(shape)]) != shape:
                 raise ValueError(
@@ -66,7 +69,8 @@ class TrajectoryBatch:
 
         Args:
             value: Positions with frames first, or a `TrajectoryBatch`.
-            features: ``h`` (N, c) or (B, N, c), ``edge_attr``, ``node_mask``, ``dt``, ``unit``; None changes nothing.
+            features: ``h`` (N, c) or (B, N, c), ``edge_attr``, ``node_mask``, ``z``, ``dt``, ``unit``; None changes
+                nothing.
 
         Raises:
             ValueError: If the array has another number of axes, or a shape does not fit.
@@ -80,12 +84,10 @@ class TrajectoryBatch:
                 raise ValueError(f"frames must have shape (F, N, D) or (B, F, N, D), got {tuple(frames.shape)}.")
             pos = (frames if frames.ndim == 4 else frames[None]).transpose(1, 2)
             pos = pos if pos.dtype.is_floating_point else pos.float()
-        axes = {"h": 3, "edge_attr": 4, "node_mask": 2}
-        for name in _FEATURES:
+        for name, axes in _AXES.items():
             if name in given:
-                feature = torch.as_tensor(np.asarray(given[name]))
-                feature = feature if name == "node_mask" else feature.to(pos.dtype)
-                one = feature.ndim == axes[name] - 1
+                feature = torch.as_tensor(np.asarray(given[name])).to(_KEPT.get(name, pos.dtype))
+                one = feature.ndim == axes - 1
                 given[name] = feature.expand(len(pos), *feature.shape) if one else feature
         return replace(value, **given) if isinstance(value, TrajectoryBatch) else cls(pos, **given)
 
@@ -96,8 +98,8 @@ class TrajectoryBatch:
 
     @property
     def features(self) -> dict[str, Tensor]:
-        """Those of ``h``, ``edge_attr``, ``node_mask`` that exist."""
-        return {name: value for name in _FEATURES if (value := getattr(self, name)) is not None}
+        """Those of ``h``, ``edge_attr``, ``node_mask``, ``z`` that exist."""
+        return {name: value for name in _AXES if (value := getattr(self, name)) is not None}
 
     def index(self, rows: Tensor) -> TrajectoryBatch:
         """The systems of an index tensor."""
@@ -131,7 +133,7 @@ class TrajectoryBatch:
             )
         return cls(
             torch.from_numpy(pos).transpose(1, 2),
-            **{name: torch.from_numpy(arrays[name]) for name in _FEATURES if name in arrays},
+            **{name: torch.from_numpy(arrays[name]) for name in _AXES if name in arrays},
             dt=float(arrays["dt"]) if "dt" in arrays else None,
             unit=str(arrays["unit"]) if "unit" in arrays else None,
             meta=json.loads(str(arrays["meta"])) if "meta" in arrays else {},

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from scidiff.cli.domain import Domain, Verb
-from scidiff.cli.options import add_options, positive_int
+from scidiff.cli.options import add_options, non_negative_int, positive_int
 
 __all__ = ["DOMAIN"]
 
@@ -20,15 +20,34 @@ def _simulate_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, num_samples=100, seed=43, out=...)
 
 
+def _prepare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, metavar="FILE", help="trajectories: .npz, .npy, .xyz or .pdb")
+    parser.add_argument("--every", type=positive_int, default=1, metavar="F", help="keep every so many-th frame")
+    parser.add_argument("--window", type=positive_int, metavar="F", help="cut into pieces of so many frames")
+    parser.add_argument("--dt", type=float, metavar="TIME", help="time between the frames of FILE, if it is not in it")
+    parser.add_argument("--unit", metavar="NAME", help="unit of positions, if it is not in FILE")
+    add_options(parser, "out", out=...)
+
+
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="trajectories to judge: .npz, .npy, .xyz or .pdb")
+    parser.add_argument("--reference", type=Path, required=True, metavar="FILE", help="real trajectories")
+    parser.add_argument("--train", type=Path, metavar="FILE", help="trajectories that linear autoregression is fit on")
+    parser.add_argument("--cond-frames", type=non_negative_int, metavar="F", help="given frames (default: as in FILE)")
+    parser.add_argument("--networks", action="store_true", help="also scores by small networks (minutes)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw speeds, memory and energies")
+    add_options(parser, "num_samples", "seed", "out")
+
+
 def _model_options(parser: argparse.ArgumentParser, num_samples: int) -> None:
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the paths of the first system")
+    parser.add_argument("--gif", type=Path, metavar="GIF", help="also make a film of the first system")
     names = ("checkpoint", "num_samples", "steps", "solver", "seed", "device", "batch_size", "out")
     add_options(parser, *names, checkpoint=..., num_samples=num_samples, out=..., batch_size=None)
 
 
 def _source(parser: argparse.ArgumentParser, name: str, text: str) -> None:
-    parser.add_argument(
-        f"--{name}", type=Path, required=True, metavar="FILE", help=f"{text}, .npz with pos (B, F, N, D)"
-    )
+    parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=f"{text}: .npz, .npy, .xyz or .pdb")
 
 
 def _length(parser: argparse.ArgumentParser, default: int, text: str) -> None:
@@ -43,6 +62,9 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 
 def _forecast_options(parser: argparse.ArgumentParser) -> None:
     _source(parser, "observed", "observed frames")
+    parser.add_argument(
+        "--cond-frames", type=positive_int, metavar="F", help="use the first frames only (default: all)"
+    )
     _length(parser, 20, "frames to add")
     _model_options(parser, 1)
 
@@ -65,6 +87,12 @@ DOMAIN = Domain(
     name="trajectories",
     help="trajectories of particles, atoms and people: simulate, train, generate, forecast",
     verbs={
+        "prepare": Verb(
+            "turn trajectories of your own into .npz, with a look at them",
+            "trajectories.commands:prepare",
+            _prepare_options,
+            "example: scidiff trajectories prepare run.xyz --every 10 --window 30 --out mine.npz",
+        ),
         "simulate": Verb(
             "simulate interacting particles",
             "trajectories.commands:simulate",
@@ -96,6 +124,12 @@ DOMAIN = Domain(
             _rollout_options,
             "example: scidiff trajectories rollout --checkpoint m.safetensors --observed runs.npz --num-frames 500 "
             "--out long.npz",
+        ),
+        "evaluate": Verb(
+            "judge anybody's trajectories",
+            "trajectories.commands:evaluate",
+            _evaluate_options,
+            "example: scidiff trajectories evaluate f.npz --reference runs.npz --out report.json",
         ),
     },
     export="trajectories.commands:export",

@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from scidiff import checkpoint
 from scidiff.cli.errors import UserError
-from scidiff.cli.options import check_outputs
+from scidiff.cli.options import check_distinct, check_outputs
 from scidiff.cli.output import pairs, write
 from scidiff.files import atomic_path
+from trajectories.batch import TrajectoryBatch
 from trajectories.data import simulators
+from trajectories.io import read_trajectories
 
-__all__ = ["export", "simulate"]
+__all__ = ["evaluate", "export", "prepare", "simulate"]
 
 
 def simulate(options: argparse.Namespace) -> int:
@@ -53,6 +57,62 @@ def simulate(options: argparse.Namespace) -> int:
     return 0
 
 
+def prepare(options: argparse.Namespace) -> int:
+    """Read trajectories, keep the frames that are asked for, cut them, and write them as ``.npz``."""
+    check_distinct(options.out, options.source)
+    check_outputs(options.out, suffixes=(".npz",))
+    batch = read_trajectories(options.source)
+    given = {name: value for name in ("dt", "unit") if (value := getattr(options, name)) is not None}
+    batch = replace(batch, pos=batch.pos[:, :, :: options.every], **given)
+    if batch.dt is not None:
+        batch = replace(batch, dt=batch.dt * options.every)
+    if options.window is not None:
+        batch = _cut(batch, options.window)
+    batch.save(options.out)
+    count, nodes, frames, dims = batch.pos.shape
+    steps = batch.pos.diff(dim=2).norm(dim=-1)
+    shown = {"trajectories": count, "nodes": nodes, "frames": frames, "dimensions": dims}
+    shown |= {
+        "time between frames": batch.dt if batch.dt is not None else "not known",
+        "unit": batch.unit or "not known",
+    }
+    if frames > 1:
+        shown |= {"mean step of a node": float(steps.mean()), "largest step": float(steps.max())}
+    shown |= {"features": ", ".join(batch.features) or "none"}
+    write(pairs(shown))
+    write(f"wrote {options.out}")
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Judge the trajectories of a file."""
+    from trajectories.evaluate import evaluate as judged
+
+    check_distinct(options.out, options.plot, options.file, options.reference)
+    check_outputs(options.out, suffixes=(".json",))
+    check_outputs(options.plot, suffixes=(".png",))
+    generated, reference = read_trajectories(options.file), read_trajectories(options.reference)
+    report = judged(
+        generated,
+        reference,
+        train=None if options.train is None else read_trajectories(options.train),
+        cond_frames=options.cond_frames,
+        num_samples=options.num_samples,
+        networks=options.networks,
+        seed=options.seed,
+    )
+    files = {name: str(path) for name in ("file", "reference", "train") if (path := getattr(options, name))}
+    report = replace(report, about={**report.about, "files": files})
+    if options.plot is not None:
+        from trajectories.plots import draw_statistics
+
+        draw_statistics(generated, reference, options.plot, cond_frames=report.about["cond_frames"])
+    if options.out is not None:
+        report.to_json(options.out)
+    write(report.table())
+    return 0
+
+
 def export(module: Any, path: str | Path, *, metadata: Mapping[str, Any]) -> None:
     """Write the checkpoint for users after training: a generator, or the module itself if it only predicts."""
     from trajectories.diffusion import TrajectoryDiffusion
@@ -63,6 +123,16 @@ def export(module: Any, path: str | Path, *, metadata: Mapping[str, Any]) -> Non
         TrajectoryGenerator(module).save(path, metadata=metadata)
         return
     checkpoint.save(path, config=module.to_config(), tensors=checkpoint.state_of(module), metadata=metadata)
+
+
+def _cut(batch: TrajectoryBatch, window: int) -> TrajectoryBatch:
+    """Pieces of ``window`` frames, one after the other; what is left at the end is dropped."""
+    pieces = batch.pos.shape[2] // window
+    if not pieces:
+        raise UserError(f"--window {window} is longer than the trajectories, which have {batch.pos.shape[2]} frames.")
+    pos = batch.pos[:, :, : pieces * window].unflatten(2, (pieces, window)).transpose(1, 2).flatten(0, 1)
+    rows = torch.arange(len(batch)).repeat_interleave(pieces)
+    return replace(batch.index(rows), pos=pos)
 
 
 def _vector(text: str) -> tuple[float, ...]:

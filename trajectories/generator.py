@@ -116,7 +116,8 @@ class TrajectoryGenerator(Pretrained):
         seen = batch.pos.shape[2]
         pos = torch.cat([batch.pos, batch.pos[:, :, -1:].expand(-1, -1, num_frames, -1)], 2)
         given = (torch.arange(seen + num_frames) < seen)[None, :, None].expand(len(pos), -1, pos.shape[1])
-        return self._complete(replace(batch, pos=pos), given, num_samples=num_samples, **options)
+        result = self._complete(replace(batch, pos=pos), given, num_samples=num_samples, **options)
+        return replace(result, meta={**result.meta, "cond_frames": seen})
 
     def interpolate(self, frames: Any, known: Any, num_samples: int = 1, **options: Any) -> TrajectoryBatch:
         """Fill in what is not known.
@@ -163,7 +164,8 @@ class TrajectoryGenerator(Pretrained):
                 f"rollout needs keep < window and at least keep observed frames, got keep={keep}, window={window} and "
                 f"{batch.pos.shape[2]} frames."
             )
-        total, nfe = batch.pos.shape[2] + num_frames, 0
+        seen, nfe = batch.pos.shape[2], 0
+        total = seen + num_frames
         batch = batch.index(torch.arange(len(batch)).repeat_interleave(num_samples))
         while batch.pos.shape[2] < total:
             added = min(window - keep, total - batch.pos.shape[2])
@@ -172,7 +174,7 @@ class TrajectoryGenerator(Pretrained):
             new = self.forecast(tail, added, block=block, **options)
             nfe += new.meta["nfe"]
             batch = replace(new, pos=torch.cat([batch.pos, new.pos[:, :, keep:]], 2))
-        return replace(batch, meta={**batch.meta, "nfe": nfe})
+        return replace(batch, meta={**batch.meta, "nfe": nfe, "num_samples": num_samples, "cond_frames": seen})
 
     def refine(self, frames: Any, level: float = 0.3, **options: Any) -> TrajectoryBatch:
         """Noise whole trajectories to time ``level`` and denoise them again; for models that generate from nothing.
@@ -279,7 +281,7 @@ class TrajectoryGenerator(Pretrained):
 
 def _with_features(value: Any, options: dict[str, Any]) -> tuple[TrajectoryBatch, dict[str, Any]]:
     """The batch with the features among the options, and the other options."""
-    names = ("h", "edge_attr", "node_mask")
+    names = ("h", "edge_attr", "node_mask", "z")
     features = {name: options[name] for name in names if name in options}
     return TrajectoryBatch.of(value, **features), {k: v for k, v in options.items() if k not in names}
 

@@ -12,7 +12,7 @@ Diffusion Models", section 5 (mean and minimum over samples, marginal score); Gn
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from scipy.stats import wasserstein_distance
 from torch import Tensor
 
 from scidiff.testing import random_rotation
+from trajectories.batch import TrajectoryBatch
+from trajectories.data.simulators import total_energy
+from trajectories.data.systems import SYSTEMS
 
 __all__ = [
     "accelerations",
@@ -34,7 +37,9 @@ __all__ = [
     "momentum_drift",
     "motion_distances",
     "pair_distances",
+    "relative_energy_drift",
     "speeds",
+    "velocity_autocorrelation",
 ]
 
 
@@ -182,6 +187,16 @@ def speeds(pos: Any, dt: float) -> np.ndarray:
     return np.linalg.norm(np.diff(_array(pos, 4, "pos", least_frames=2), axis=2), axis=-1) / dt
 
 
+def velocity_autocorrelation(pos: Any) -> np.ndarray:
+    """E[v_f . v_{f+k}] / E[|v_f|^2] of the steps between frames, (F - 1,), over all nodes and frames; 1 at k = 0."""
+    v = np.diff(_array(pos, 4, "pos", least_frames=2), axis=2)
+    count = v.shape[2]
+    power = np.fft.rfft(v, 2 * count, axis=2)
+    sums = np.fft.irfft(np.abs(power) ** 2, axis=2)[:, :, :count].sum((0, 1, 3))
+    mean = sums / (count - np.arange(count))
+    return mean / mean[0]
+
+
 def accelerations(pos: Any, dt: float) -> np.ndarray:
     """Accelerations (x_{f+1} - 2 x_f + x_{f-1}) / dt^2 of the inner frames, (B, N, F - 2, D)."""
     return np.diff(_array(pos, 4, "pos", least_frames=3), n=2, axis=2) / dt**2
@@ -212,6 +227,25 @@ def energy_drift(pos: Any, dt: float, energy: Callable[[Tensor, Tensor], Tensor]
     x = _array(pos, 4, "pos", least_frames=3)
     values = energy(torch.from_numpy(x[:, :, 1:-1].copy()), torch.from_numpy(central_velocities(x, dt))).numpy()
     return np.abs(values - values[:, :1]) / np.abs(values[:, :1])
+
+
+def relative_energy_drift(batch: TrajectoryBatch, meta: Mapping[str, Any], dt: float) -> np.ndarray | None:
+    """`energy_drift` (B, F - 2) of a simulated system; None if nobody says which system it is.
+
+    Args:
+        batch: Trajectories with pair features.
+        meta: ``kind`` of the system, and the ``field`` in which it was simulated, see `trajectories.data.simulators`.
+        dt: Time between frames.
+    """
+    kind, edge_attr = meta.get("kind"), batch.edge_attr
+    if kind not in SYSTEMS or edge_attr is None or batch.pos.shape[2] < 3:
+        return None
+    field = torch.as_tensor(meta.get("field", (0.0, 0.0, 0.0)), dtype=torch.float64)
+
+    def energy(pos: Tensor, vel: Tensor) -> Tensor:
+        return total_energy(kind, pos, vel, edge_attr) - torch.einsum("bnfd,d->bf", pos, field)
+
+    return energy_drift(batch.pos, dt, energy)
 
 
 def momentum_drift(pos: Any, dt: float, masses: Any = None) -> np.ndarray:

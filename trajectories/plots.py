@@ -18,8 +18,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from scidiff.files import atomic_path
+from trajectories.baselines import constant_velocity
+from trajectories.batch import TrajectoryBatch
+from trajectories.metrics import accelerations, pair_distances, relative_energy_drift, speeds, velocity_autocorrelation
 
-__all__ = ["draw_paths", "flat_view", "write_gif"]
+__all__ = ["draw_ensemble", "draw_paths", "draw_statistics", "flat_view", "write_gif"]
 
 _COLOURS = (
     "#3d5a80",
@@ -34,6 +37,7 @@ _COLOURS = (
     "#118ab2",
 )
 _GIVEN = "#9aa5b1"
+_SIDES, _NAMES = ("#3d5a80", "#e07a5f"), ("real", "generated")
 _FAINTEST = 0.08
 _MOST_FRAMES = 60
 
@@ -66,6 +70,88 @@ def draw_paths(frames: np.ndarray, path: str | os.PathLike[str], *, cond_frames:
         view = flat_view(system)
         _prepare(axes, view)
         _draw(axes, view, len(view), cond_frames)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return Path(path)
+
+
+def draw_ensemble(
+    samples: np.ndarray, path: str | os.PathLike[str], *, cond_frames: int = 0, target: np.ndarray | None = None
+) -> Path:
+    """Draw several futures of one system as a PNG: the given frames once, every sample as a fan of faint paths.
+
+    Args:
+        samples: Positions (K, F, N, D).
+        path: File to write.
+        cond_frames: Number of given frames at the start, the same in all samples.
+        target: What happened (F, N, D), dashed.
+
+    Raises:
+        ValueError: If there are fewer than two frames or two dimensions.
+    """
+    values = _checked(samples)
+    count = len(values)
+    view = flat_view(values if target is None else np.concatenate([values, np.asarray(target)[None]]))
+    figure = Figure(figsize=(4.2, 4.2), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
+    _prepare(axes, view)
+    joint = max(cond_frames - 1, 0)
+    alpha = max(0.12, 1.0 / count**0.5)
+    for n in range(view.shape[2]):
+        own = to_rgb(_COLOURS[n % len(_COLOURS)])
+        for sample in view[:count]:
+            axes.plot(*sample[joint:, n].T, color=own, alpha=alpha, linewidth=1.4, solid_capstyle="round")
+            axes.plot(*sample[-1, n], "o", color=own, alpha=alpha, markersize=5, markeredgewidth=0)
+        if cond_frames > 1:
+            axes.plot(*view[0, :cond_frames, n].T, color=_GIVEN, linewidth=2.0, solid_capstyle="round")
+        if cond_frames:
+            axes.plot(*view[0, joint, n], "o", color=_GIVEN, markersize=5)
+        if target is not None:
+            axes.plot(*view[-1, joint:, n].T, color="black", linewidth=1.0, linestyle=(0, (3, 2)))
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    return Path(path)
+
+
+def draw_statistics(
+    generated: TrajectoryBatch, reference: TrajectoryBatch, path: str | os.PathLike[str], *, cond_frames: int = 0
+) -> Path:
+    """Draw generated beside real motion as a PNG: speeds, pair distances, memory of velocities, and energies or errors.
+
+    The last panel shows the relative energy drift of simulated systems (median and middle half); for other forecasts
+    the displacement error by frame, beside that of constant velocity; else accelerations.
+
+    Args:
+        generated: Trajectories of at least three new frames.
+        reference: Real ones; for forecasts the same systems in the same order.
+        path: File to write.
+        cond_frames: Given frames at the start, which are left out.
+
+    Raises:
+        ValueError: If there are fewer than three new frames.
+    """
+    dt = reference.dt if reference.dt is not None else 1.0
+    unit = {"unit": reference.unit or "unit", "time": "frame" if reference.dt is None else "time"}
+    frames = min(generated.pos.shape[2], reference.pos.shape[2])
+    sides = [batch.pos[:, :, cond_frames:frames].double().cpu().numpy() for batch in (reference, generated)]
+    figure = Figure(figsize=(9.0, 6.4), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2).ravel()
+    _densities(panels[0], [speeds(x, dt) for x in sides], "speed ({unit} / {time})".format(**unit))
+    if sides[0].shape[1] > 1:
+        _densities(panels[1], [pair_distances(x) for x in sides], "distance of a pair ({unit})".format(**unit))
+    else:
+        panels[1].set_axis_off()
+    lags = np.arange(sides[0].shape[2] - 1) * dt
+    for x, colour, label in zip(sides, _SIDES, _NAMES, strict=True):
+        panels[2].plot(lags[: x.shape[2] - 1], velocity_autocorrelation(x), color=colour, label=label, linewidth=1.8)
+    panels[2].axhline(0, color=_GIVEN, linewidth=0.8)
+    panels[2].set(xlabel=f"lag ({unit['time']})", ylabel="autocorrelation of velocities")
+    _last_panel(panels[3], generated, reference, sides, dt, cond_frames)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png")
     return Path(path)
@@ -129,3 +215,48 @@ def _draw(axes: Axes, view: np.ndarray, end: int, cond_frames: int, tail: int | 
         paints = [(*(to_rgb(_GIVEN) if start + k + 1 < cond_frames else own), float(a)) for k, a in enumerate(strength)]
         axes.add_collection(LineCollection(list(pieces), colors=paints, linewidths=1.6, capstyle="round"))
         axes.plot(*view[end - 1, n], "o", color=to_rgb(_GIVEN) if end <= cond_frames else own, markersize=5)
+
+
+def _densities(axes: Axes, values: list[np.ndarray], label: str) -> None:
+    """Histograms of both sides, over the range that holds all but the last thousandth of either."""
+    high = max(float(np.quantile(v, 0.999)) for v in values)
+    low = min(float(v.min()) for v in values)
+    edges = np.linspace(low, max(high, low + 1e-9), 61)
+    for v, colour, name in zip(values, _SIDES, _NAMES, strict=True):
+        density = np.histogram(v, edges)[0] / (v.size * (edges[1] - edges[0]))
+        axes.stairs(density, edges, fill=True, color=colour, alpha=0.25)
+        axes.stairs(density, edges, color=colour, label=name, linewidth=1.5)
+    axes.set(xlabel=label, ylabel="density", xlim=(edges[0], edges[-1]))
+
+
+def _last_panel(
+    axes: Axes,
+    generated: TrajectoryBatch,
+    reference: TrajectoryBatch,
+    sides: list[np.ndarray],
+    dt: float,
+    cond_frames: int,
+) -> None:
+    found = [relative_energy_drift(batch, reference.meta, dt) for batch in (reference, generated)]
+    drifts = [drift for drift in found if drift is not None]
+    if len(drifts) == 2:
+        for drift, colour in zip(drifts, _SIDES, strict=True):
+            time = np.arange(1, drift.shape[1] + 1) * dt
+            low, middle, high = np.quantile(drift, [0.25, 0.5, 0.75], axis=0)
+            axes.plot(time, middle, color=colour, linewidth=1.8)
+            axes.fill_between(time, low, high, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel="time", ylabel="relative energy drift", ylim=(0, None))
+        return
+    if not cond_frames:
+        _densities(axes, [np.linalg.norm(accelerations(x, dt), axis=-1) for x in sides], "acceleration")
+        return
+    count = len(generated) // len(reference)
+    truth = np.repeat(sides[0], max(count, 1), axis=0)[: len(sides[1])]
+    frames = np.arange(1, truth.shape[2] + 1) * dt
+    axes.plot(frames, np.linalg.norm(sides[1] - truth, axis=-1).mean((0, 1)), color=_SIDES[1], linewidth=1.8)
+    past = reference.pos[:, :, :cond_frames].double().cpu().numpy()
+    if cond_frames > 1:
+        guess = np.linalg.norm(constant_velocity(past, truth.shape[2]) - sides[0], axis=-1).mean((0, 1))
+        axes.plot(frames, guess, color=_GIVEN, linewidth=1.8)
+        axes.annotate("constant velocity", (frames[-1], guess[-1]), ha="right", va="bottom", color=_GIVEN)
+    axes.set(xlabel="time after the last given frame", ylabel="displacement error", ylim=(0, None))

@@ -15,6 +15,7 @@ from scidiff.cli.options import check_distinct, check_outputs, resolve_device
 from scidiff.cli.output import pairs, write
 from trajectories.batch import TrajectoryBatch
 from trajectories.generator import TrajectoryGenerator
+from trajectories.io import WRITABLE, read_trajectories, write_trajectories
 
 __all__ = ["forecast", "generate", "interpolate", "rollout"]
 
@@ -34,6 +35,10 @@ def forecast(options: argparse.Namespace) -> int:
     """Go on from the frames of a file."""
 
     def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
+        seen = options.cond_frames
+        if seen is not None and seen > given.pos.shape[2]:
+            raise UserError(f"--cond-frames {seen} is more than the {given.pos.shape[2]} frames of the file.")
+        given = replace(given, pos=given.pos[:, :, :seen])
         return generator.forecast(given, options.num_frames, options.num_samples, **how)
 
     return _answer(options, options.observed, run)
@@ -61,24 +66,42 @@ def rollout(options: argparse.Namespace) -> int:
 
 def _answer(options: argparse.Namespace, source: Path, run: Run) -> int:
     """Read, check, run, write, and print a table."""
-    check_distinct(options.out, source)
-    check_outputs(options.out, suffixes=(".npz",))
+    check_distinct(options.out, source, options.plot, options.gif)
+    check_outputs(options.out, suffixes=WRITABLE)
+    check_outputs(options.plot, suffixes=(".png",))
+    check_outputs(options.gif, suffixes=(".gif",))
     how = {"steps": options.steps, "solver": options.solver, "seed": options.seed, "progress": True}
     how |= {"device": resolve_device(options.device)}
     if options.batch_size is not None:
         how["batch_size"] = options.batch_size
     start = time.perf_counter()
-    given = TrajectoryBatch.load(source)
+    given = read_trajectories(source)
     generator = TrajectoryGenerator.from_pretrained(options.checkpoint)
     _check_record(generator, given)
     result = run(generator, given, how)
     meta = {**result.meta, "seed": options.seed, "checkpoint": str(options.checkpoint)}
-    replace(result, meta=meta).save(options.out)
+    write_trajectories(replace(result, meta=meta), options.out)
+    _draw(options, result)
     count, nodes, frames = result.pos.shape[:3]
     sizes = {"trajectories": count, "nodes": nodes, "frames": frames}
     write(pairs({**sizes, "evaluations (NFE)": meta["nfe"], "seconds": f"{time.perf_counter() - start:.1f}"}))
     write(f"wrote {options.out}")
     return 0
+
+
+def _draw(options: argparse.Namespace, result: TrajectoryBatch) -> None:
+    """Pictures of the samples of the first system."""
+    if options.plot is None and options.gif is None:
+        return
+    from trajectories.plots import draw_ensemble, write_gif
+
+    seen, count = result.meta.get("cond_frames", 0), result.meta["num_samples"]
+    frames = result.frames[:count]
+    frames = frames if result.node_mask is None else frames[:, :, result.node_mask[0].numpy()]
+    if options.plot is not None:
+        draw_ensemble(frames, options.plot, cond_frames=seen)
+    if options.gif is not None:
+        write_gif(frames[0], options.gif, cond_frames=seen)
 
 
 def _check_record(generator: TrajectoryGenerator, given: TrajectoryBatch) -> None:

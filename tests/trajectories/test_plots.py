@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trajectories.plots import draw_paths, flat_view, write_gif
+from trajectories.batch import TrajectoryBatch
+from trajectories.plots import draw_ensemble, draw_paths, draw_statistics, flat_view, write_gif
 
 
 def corkscrew(frames=80):
@@ -52,3 +53,21 @@ def test_film(tmp_path):
         assert (np.asarray(film.convert("RGB")) != first).any()
     with Image.open(write_gif(corkscrew(7), tmp_path / "b.gif")) as short:
         assert short.n_frames == 7
+
+
+def test_ensemble(tmp_path):
+    """Samples in the colours of their nodes, what was given in grey, what happened in black."""
+    frames = np.stack([corkscrew() + 0.02 * k * np.arange(80)[:, None, None] for k in range(3)])
+    with Image.open(draw_ensemble(frames, tmp_path / "a.png", cond_frames=20, target=corkscrew())) as picture:
+        found = colours(picture)
+    assert (0x9A, 0xA5, 0xB1) in found
+    assert (0, 0, 0) in found
+
+
+def test_statistics(tmp_path):
+    """Both sides in their colours; pedestrians, one node, forecasts."""
+    rng = np.random.default_rng(0)
+    for nodes, seen in ((3, 0), (1, 4)):
+        sides = [TrajectoryBatch.of(rng.normal(size=(5, 12, nodes, 2)).cumsum(1)) for _ in range(2)]
+        with Image.open(draw_statistics(*sides, tmp_path / "a.png", cond_frames=seen)) as picture:
+            assert {(0x3D, 0x5A, 0x80), (0xE0, 0x7A, 0x5F)} <= colours(picture)

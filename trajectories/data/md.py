@@ -80,11 +80,12 @@ def bond_hops(frame: np.ndarray, bond_length: float = BOND_LENGTH) -> np.ndarray
     """Bonds on the shortest way between atoms, int (N, N), -1 where there is none; bonds are pairs up to 1.6 angstrom.
 
     Args:
-        frame: Positions (N, 3), angstrom.
+        frame: Positions (N, 3), angstrom; or several frames (F, N, 3), whose mean distances count.
         bond_length: Longest bond, angstrom.
     """
-    distance = np.linalg.norm(frame[:, None] - frame, axis=-1)
-    bonded = (distance <= bond_length) & ~np.eye(len(frame), dtype=bool)
+    frames = frame.reshape(-1, *frame.shape[-2:])
+    distance = np.mean([np.linalg.norm(x[:, None] - x, axis=-1) for x in frames], axis=0)
+    bonded = (distance <= bond_length) & ~np.eye(len(distance), dtype=bool)
     hops = shortest_path(bonded, unweighted=True)
     return np.where(np.isfinite(hops), hops, -1).astype(np.int64)
 
@@ -94,6 +95,10 @@ def molecule_features(z: np.ndarray, frame: np.ndarray) -> tuple[Tensor, Tensor]
 
     Nodes: one-hot of z (10) times (z / 10)^{0, 1, 2}, flattened as (type, power). Pairs: one-hot of the bonds between
     them, 1, 2, 3, or more (class 0); the diagonal is 0.
+
+    Args:
+        z: Atomic numbers (N,).
+        frame: One or several frames, as for `bond_hops`.
 
     Raises:
         ValueError: If an atom is heavier than fluorine.
