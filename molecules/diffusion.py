@@ -9,52 +9,41 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from molecules.anchors import AnchoredOT, centred_on_fixed, random_parts
 from molecules.data.spec import MoleculeSpec
-from molecules.networks.pairformer import PairFormer
+from molecules.networks import MessagePassing, PairFormer
+from molecules.recipes import Flow, Recipe
 from scidiff import random
 from scidiff.configurable import build
 from scidiff.couplings import Coupling, EquivariantOT, Independent
-from scidiff.denoiser import Denoiser
-from scidiff.discrete import Categorical
 from scidiff.losses import DenoisingLoss, TimeLaw
-from scidiff.noise import Symmetric, ZeroMean
-from scidiff.process import Component, Process
-from scidiff.schedules import Linear
+from scidiff.process import Process
 from scidiff.training import CONFIG_KEY, DiffusionModule, StepLoss
 
-__all__ = ["LOSS_WEIGHTS", "MoleculeDiffusion", "flow_process"]
-
-LOSS_WEIGHTS = {"pos": 1.0, "atom": 0.4, "charge": 1.0, "bond": 2.0}
-
-
-def flow_process(spec: MoleculeSpec) -> Process:
-    """Straight path of unit-scale positions; classes stay with probability 1 - t, else come from the marginals."""
-    return Process(
-        {
-            "pos": Component(Linear(), space=ZeroMean()),
-            "atom": Categorical(spec.atom_marginal),
-            "charge": Categorical(spec.charge_marginal),
-            "bond": Categorical(spec.bond_marginal, space=Symmetric()),
-        }
-    )
+__all__ = ["MoleculeDiffusion"]
 
 
 class MoleculeDiffusion(DiffusionModule):
-    """Generative model of 3D molecules with explicit bonds and formal charges.
+    """Generative model of 3D molecules, with explicit bonds and formal charges unless the recipe has none.
 
-    The state is ``{"pos", "atom", "charge", "bond"}``; positions are divided by the standard deviation of the training
-    data and predicted with EDM preconditioning, whose loss is the velocity-like error at every noise level, so that
-    bond lengths are learnt where they are decided, at small t. Classes are predicted as logits.
+    What is noise, what is predicted and how errors are weighed over time is the recipe's: `molecules.recipes.Flow`
+    (flow matching, PFGM++), `EQGATDiff`, `EDMPoints`. If the data has properties, the network is conditioned on them
+    and learns the unconditional model, too; with ``fixed_share`` it learns to complete given parts.
 
     Args:
         network: Only its arguments are used: the class counts come from the data, and weights start anew. `PairFormer`
             by default.
+        recipe: Noise and prediction; ``Flow()`` by default.
         spec: Vocabulary and statistics; taken from the data module when training starts, if absent.
-        loss_weights: Weight of each component; default ``LOSS_WEIGHTS``.
+        loss_weights: Weight of each component; those of the recipe by default.
         coupling: ``"equivariant_ot"`` pairs noise and molecule by assignment and rotation; or ``"independent"``.
         self_conditioning: Probability of a training step with the network's own earlier prediction as input; 0 turns
             self-conditioning off.
-        time_law: Distribution of the training time; density 2 (1 - t) by default.
+        fixed_share: Share of the training molecules in which a random part is given, see
+            `molecules.anchors.random_parts`; 0 trains none.
+        property_dropout: Share of the training molecules that are shown without properties. Of several properties the
+            others are shown in random subsets of at least one.
+        time_law: Distribution of the training time; that of the recipe by default.
         lr: Peak learning rate.
         warmup_steps: Steps of the linear warm-up.
         lr_end: Final learning rate as a fraction of ``lr``.
@@ -66,17 +55,21 @@ class MoleculeDiffusion(DiffusionModule):
         ValueError: If an argument is outside its range; when training starts, if the data has another vocabulary.
 
     References: Le et al. 2024 (EQGAT-diff), section 3 (joint generation, x0 prediction); Irwin et al. 2024 (SemlaFlow),
-    section 3 (flow matching, self-conditioning); Karras et al. 2022, eq. 7-8 (preconditioning).
+    section 3 (flow matching, self-conditioning); Ho and Salimans 2022 (null condition); Igashov et al. 2024
+    (DiffLinker: given fragments).
     """
 
     def __init__(
         self,
-        network: PairFormer | None = None,
+        network: PairFormer | MessagePassing | None = None,
         *,
+        recipe: Recipe | None = None,
         spec: MoleculeSpec | None = None,
         loss_weights: Mapping[str, float] | None = None,
         coupling: Literal["equivariant_ot", "independent"] = "equivariant_ot",
         self_conditioning: float = 0.5,
+        fixed_share: float = 0.0,
+        property_dropout: float = 0.15,
         time_law: TimeLaw | None = None,
         lr: float = 1e-3,
         warmup_steps: int = 300,
@@ -85,10 +78,11 @@ class MoleculeDiffusion(DiffusionModule):
         noise_seed: int = 0,
         compile: bool = False,
     ) -> None:
-        weights = {**LOSS_WEIGHTS, **(loss_weights or {})}
+        recipe = recipe if recipe is not None else Flow()
+        weights = {**recipe.loss_weights, **(loss_weights or {})}
         super().__init__(
-            loss=DenoisingLoss(weights, weighting={"pos": "edm"}),
-            time_law=time_law if time_law is not None else TimeLaw("beta"),
+            loss=DenoisingLoss(weights, weighting=dict(recipe.weighting), reduction=recipe.reduction),
+            time_law=time_law if time_law is not None else recipe.time_law(),
             lr=lr,
             warmup_steps=warmup_steps,
             lr_end=lr_end,
@@ -96,15 +90,24 @@ class MoleculeDiffusion(DiffusionModule):
             noise_seed=noise_seed,
             compile=compile,
         )
-        if set(weights) != set(LOSS_WEIGHTS):
-            raise ValueError(f"loss_weights has the keys {sorted(LOSS_WEIGHTS)}, got {sorted(weights)}.")
-        if not 0 <= self_conditioning <= 1:
-            raise ValueError(f"self_conditioning is a probability, got {self_conditioning}.")
+        if set(weights) != set(recipe.loss_weights):
+            raise ValueError(f"loss_weights has the keys {sorted(recipe.loss_weights)}, got {sorted(weights)}.")
+        shares = {"self_conditioning": self_conditioning, "fixed_share": fixed_share}
+        for name, share in {**shares, "property_dropout": property_dropout}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is a probability, got {share}.")
         if coupling not in ("equivariant_ot", "independent"):
             raise ValueError(f"coupling must be 'equivariant_ot' or 'independent', got {coupling!r}.")
-        self.self_conditioning = self_conditioning
-        self.coupling: Coupling = EquivariantOT() if coupling == "equivariant_ot" else Independent()
-        self._template = (network if network is not None else PairFormer()).to_config()
+        self.recipe, self.self_conditioning = recipe, self_conditioning
+        self.fixed_share, self.property_dropout = fixed_share, property_dropout
+        transport = AnchoredOT() if fixed_share > 0 else EquivariantOT()
+        self.coupling: Coupling = transport if coupling == "equivariant_ot" else Independent()
+        network = network if network is not None else PairFormer()
+        if isinstance(network, PairFormer) and not recipe.is_discrete:
+            raise ValueError("PairFormer takes categorical types; for Gaussian types use MessagePassing.")
+        if isinstance(network, MessagePassing) and self_conditioning > 0:
+            raise ValueError("MessagePassing takes no earlier prediction: set self_conditioning to 0.")
+        self._template = network.to_config()
         self.spec: MoleculeSpec | None = None
         if spec is not None:
             self._adopt(spec)
@@ -126,36 +129,64 @@ class MoleculeDiffusion(DiffusionModule):
             _check_vocabulary(build(config), self.spec)
 
     def prepare(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], None, dict[str, Any]]:
-        """State in unit scale, no endpoint, and the node mask."""
+        """State in the units of the recipe, no endpoint, and ``cond``: node mask, normalised properties."""
         assert self.spec is not None
-        state = {name: batch[name] for name in ("atom", "charge", "bond")}
-        return {"pos": batch["pos"] / self.spec.pos_std, **state}, None, {"node_mask": batch["node_mask"]}
+        cond = {"node_mask": batch["node_mask"]}
+        if self.spec.properties:
+            cond["property"] = self.spec.normalised(batch["property"])
+        return self.recipe.encode(batch, self.spec), None, cond
 
     def training_loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> StepLoss:
-        """Coupled noise, optional self-conditioning, loss per molecule."""
+        """Coupled noise, optional fixed parts and self-conditioning, loss per molecule."""
         state, _, cond = self.prepare(batch)
         process: Process = self.denoiser.process
-        pos = state["pos"]
-        t = self.sample_time(len(pos), generator)
-        z = random.drawn(torch.randn, pos.shape, generator=generator, device=pos.device, dtype=pos.dtype)
-        noise = self.coupling.couple(pos, process.continuous["pos"].space.project(z, cond), cond)
+        t = self.sample_time(len(state["pos"]), generator)
+        if "property" in cond:
+            cond["property"] = drop_properties(cond["property"], self.property_dropout, generator)
+        if self.fixed_share > 0:
+            cond |= random_parts(batch["bond"], batch["node_mask"], self.fixed_share, generator)
+            state["pos"] = centred_on_fixed(state["pos"], cond["fixed"])
+        noise = self._noise(state["pos"], cond, generator)
         x_t, _ = process.perturb(state, t, {"pos": noise}, generator=generator, cond=cond)
         chance = torch.rand((), generator=generator, device=generator.device)
         if self.self_conditioning > 0 and bool(chance < self.self_conditioning):
             with torch.no_grad():
                 cond = {**cond, "self_cond": self.denoiser(x_t, t, cond).x0}
         result = self.loss(self.denoiser, state, t, x_t=x_t, cond=cond)
-        return StepLoss(result.total, result.parts, t)
+        weight = self.recipe.time_weight(t)
+        return StepLoss(result.total if weight is None else weight * result.total, result.parts, t)
+
+    def _noise(self, pos: Tensor, cond: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+        """Unit noise of the positions, paired with the molecules."""
+        component = self.denoiser.process.continuous["pos"]
+        z = random.drawn(torch.randn, pos.shape, generator=generator, device=pos.device, dtype=pos.dtype)
+        live = component.space.live(z, cond)
+        noise = component.shape(z if live is None else torch.where(live, z, 0), cond, generator=generator)
+        return self.coupling.couple(pos, noise, cond)
 
     def _adopt(self, spec: MoleculeSpec) -> None:
         """Build the network for the classes of ``spec``, and remember both as constructor arguments."""
-        network = _with_classes(self._template, spec)
-        prediction = {"pos": "edm"}
+        counts: dict[str, Any] = {f"{name}_classes": n for name, n in self.recipe.class_counts(spec).items()}
+        counts |= {"num_properties": len(spec.properties), "fixed": self.fixed_share > 0}
+        network = build({**self._template, "init_args": {**self._template["init_args"], **counts}})
         self.spec = spec
-        self.denoiser = Denoiser(
-            network, flow_process(spec), prediction=prediction, self_conditioning=self.self_conditioning > 0
+        self.denoiser = self.recipe.denoiser(
+            network, spec, anchored=self.fixed_share > 0, self_conditioning=self.self_conditioning > 0
         )
         self._remember(spec=spec, network=network)
+
+
+def drop_properties(values: Tensor, dropout: float, generator: torch.Generator | None = None) -> Tensor:
+    """Properties (B, P) with NaN for what is not shown: all with probability ``dropout``, else a random subset.
+
+    The number of those shown is uniform over 1..P, so a single property is always shown.
+    """
+    b, count = values.shape
+    u = random.drawn(torch.rand, (b, count + 2), generator=generator, device=values.device)
+    shown = 1 + (u[:, 0] * count).long().clamp(max=count - 1)
+    rank = u[:, 2:].argsort(1).argsort(1)
+    is_shown = (rank < shown[:, None]) & (u[:, 1] >= dropout)[:, None]
+    return torch.where(is_shown, values, torch.nan)
 
 
 def _check_vocabulary(model: MoleculeSpec, data: MoleculeSpec) -> None:
@@ -164,13 +195,8 @@ def _check_vocabulary(model: MoleculeSpec, data: MoleculeSpec) -> None:
             f"the model was built for {model}, but the data is {data}: elements, charges, hydrogens and bond classes "
             "must be the same. Prepare the data with the elements of the model, or train a new one."
         )
-
-
-def _with_classes(template: Mapping[str, Any], spec: MoleculeSpec) -> Any:
-    """The network of a configuration, with the class counts of ``spec``."""
-    counts = {
-        "atom_classes": spec.num_atom_classes,
-        "charge_classes": spec.num_charge_classes,
-        "bond_classes": spec.num_bond_classes,
-    }
-    return build({**template, "init_args": {**template["init_args"], **counts}})
+    if list(model.properties) != list(data.properties):
+        raise ValueError(
+            f"the model is conditioned on {list(model.properties)}, but the data has {list(data.properties)}: name the "
+            "same properties in the data module."
+        )

@@ -12,12 +12,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 from rdkit import Chem
+from torch import Tensor
 
 from molecules.data.spec import MoleculeSpec
 from molecules.records import AROMATIC, MoleculeRecord, kekulise, record_of
 from scidiff.guidance import Observation
 
-__all__ = ["Fixed", "fixed_parts", "laid_onto", "observations"]
+__all__ = ["Fixed", "fixed_parts", "fixed_state", "laid_onto", "observations"]
 
 _FREE_TURN = 1e-7  # decides between equally good turns; tilts others by as many radians
 
@@ -53,8 +54,13 @@ def fixed_parts(
     return [known[id(part)] for part in given]
 
 
-def observations(parts: Sequence[MoleculeRecord], width: int, spec: MoleculeSpec) -> list[Observation]:
-    """What is known of a padded batch of ``width`` atoms: positions over ``spec.pos_std``, classes and inner bonds."""
+def fixed_state(
+    parts: Sequence[MoleculeRecord], width: int, spec: MoleculeSpec, scale: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Padded state of ``width`` atoms, the parts first and zeros elsewhere, and the masks ``fixed``, ``fixed_pair``.
+
+    Positions (B, N, 3) are over ``scale`` angstrom, ``atom`` and ``charge`` (B, N) and ``bond`` (B, N, N) classes.
+    """
     b = len(parts)
     pos, classes = torch.zeros(b, width, 3), torch.zeros(2, b, width, dtype=torch.long)
     bond = torch.zeros(b, width, width, dtype=torch.long)
@@ -63,16 +69,20 @@ def observations(parts: Sequence[MoleculeRecord], width: int, spec: MoleculeSpec
         k = len(part)
         node[row, :k] = True
         assert part.pos is not None
-        pos[row, :k] = torch.as_tensor(part.pos / spec.pos_std, dtype=torch.float32)
+        pos[row, :k] = torch.as_tensor(part.pos / scale, dtype=torch.float32)
         classes[0, row, :k] = torch.as_tensor(spec.atom_index(part.numbers))
         classes[1, row, :k] = torch.as_tensor(spec.charge_index(part.formal_charge))
         bond[row, :k, :k] = torch.as_tensor(part.bonds)
-    pair = node[:, :, None] & node[:, None, :]
+    state = {"pos": pos, "atom": classes[0], "charge": classes[1], "bond": bond}
+    return state, {"fixed": node, "fixed_pair": node[:, :, None] & node[:, None, :]}
+
+
+def observations(parts: Sequence[MoleculeRecord], width: int, spec: MoleculeSpec) -> list[Observation]:
+    """What is known of a padded batch of ``width`` atoms: positions over ``spec.pos_std``, classes and inner bonds."""
+    state, masks = fixed_state(parts, width, spec, spec.pos_std)
     return [
-        Observation(node, y=pos, component="pos"),
-        Observation(node, y=classes[0], component="atom"),
-        Observation(node, y=classes[1], component="charge"),
-        Observation(pair, y=bond, component="bond"),
+        Observation(masks["fixed_pair" if name == "bond" else "fixed"], y=y, component=name)
+        for name, y in state.items()
     ]
 
 

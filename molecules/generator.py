@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any, Literal
 
@@ -10,19 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from molecules.anchors import Anchored, centred_on_fixed
 from molecules.chemistry import MoleculeRecord
 from molecules.data.spec import MoleculeSpec
-from molecules.fragments import Fixed, fixed_parts, laid_onto, observations
+from molecules.fragments import Fixed, fixed_parts, fixed_state, laid_onto, observations
 from molecules.molecule_list import MoleculeList
+from molecules.recipes import Flow, Recipe
 from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
-from scidiff.guidance import Replace
+from scidiff.guidance import ClassifierFree, Replace
+from scidiff.noise import NoiseSource
 from scidiff.samplers import get_solver, sample
 
 __all__ = ["MoleculeGenerator"]
 
-_COMPONENTS = ("pos", "atom", "charge", "bond")
+_AFTER_START = 2**40  # added to a seed: streams of the steps after a start that was drawn here
 _SIZE_STREAM = random.stream_id("n_atoms")
 
 
@@ -30,11 +33,13 @@ class MoleculeGenerator(Pretrained):
     """Draws 3D molecules with bonds and formal charges.
 
     Args:
-        denoiser: Trained denoiser of the components pos, atom, charge, bond; or a trained `MoleculeDiffusion`, whose
-            averaged weights are then used.
+        denoiser: Trained denoiser of the components of ``recipe``; or a trained `MoleculeDiffusion`, whose averaged
+            weights and recipe are then used.
         spec: Vocabulary, sizes and scale of the training data; from the module if that is given.
-        steps: Default number of solver steps; the final prediction costs one evaluation more.
-        solver: Default solver of the positions; classes move by their exact posterior between the same times.
+        steps: Default number of solver steps; that of the recipe if None.
+        solver: Default solver of the positions; that of the recipe if None. Classes move by their exact posterior
+            between the same times.
+        recipe: What the components are; `molecules.recipes.Flow` by default.
 
     Raises:
         ValueError: If ``spec`` is missing or is not that of the denoiser, or a default is out of range.
@@ -45,14 +50,24 @@ class MoleculeGenerator(Pretrained):
     """
 
     def __init__(
-        self, denoiser: Denoiser | Any, spec: MoleculeSpec | None = None, steps: int = 50, solver: str = "ddim"
+        self,
+        denoiser: Denoiser | Any,
+        spec: MoleculeSpec | None = None,
+        steps: int | None = None,
+        solver: str | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         if not isinstance(denoiser, Denoiser):
+            recipe = getattr(denoiser, "recipe", recipe)
             denoiser, spec = _trained(denoiser)
-            self._remember(denoiser=denoiser, spec=spec)
+            self._remember(denoiser=denoiser, spec=spec, recipe=recipe)
         if spec is None:
             raise ValueError("a MoleculeGenerator needs the MoleculeSpec of its training data beside the denoiser.")
-        _check_fit(denoiser, spec)
+        self.recipe = recipe if recipe is not None else Flow()
+        steps = self.recipe.steps if steps is None else steps
+        solver = self.recipe.solver if solver is None else solver
+        self._remember(steps=steps, solver=solver)
+        _check_fit(denoiser, spec, self.recipe)
         _check_counts(steps=steps)
         get_solver(solver)
         self.denoiser = denoiser.eval()
@@ -67,6 +82,8 @@ class MoleculeGenerator(Pretrained):
         steps: int | None = None,
         solver: Any = None,
         solver_options: dict[str, Any] | None = None,
+        condition: Mapping[str, Any] | None = None,
+        guidance_scale: float = 1.0,
         guidance: Any = None,
         fixed: Fixed | Sequence[Fixed] | None = None,
         fixed_atoms: Sequence[int] | None = None,
@@ -85,12 +102,17 @@ class MoleculeGenerator(Pretrained):
             steps: Solver steps. ``nfe`` of the result counts the evaluations: those of the solver and a final one.
             solver: Name or object, see `scidiff.samplers.solver_names`.
             solver_options: Options of the solver.
+            condition: Wished properties by name, as one number for all molecules or one for each; only names in
+                ``spec.properties``, in their units. Properties that are not named are left open.
+            guidance_scale: 1 follows the condition as learnt, above 1 more than that (two evaluations a step), 0 not at
+                all.
             guidance: Guidance objects of the core, in the units of the state (positions over ``spec.pos_std``).
             fixed: A part that every molecule contains, with its atoms (first), charges, inner bonds and geometry: an
                 RDKit molecule with a conformer or a record, for all or one per molecule. Two fragments in their
-                relative pose (``Chem.CombineMols(a, b)``) are linked; bonds to new atoms are sampled. The packaged
-                model was not trained for this: of its molecules around a given ring 25 to 80 % are valid, around
-                small polar fragments fewer; ``keep="valid"`` keeps those.
+                relative pose (``Chem.CombineMols(a, b)``) are linked; bonds to new atoms are sampled. A model trained
+                with ``fixed_share`` completes parts as it learnt; with others the part is only put back after every
+                step: of the molecules around a given ring 25 to 80 % are then valid, around small polar fragments
+                fewer. ``keep="valid"`` keeps those.
             fixed_atoms: Atoms of ``fixed`` to hold, by index; default all (a model without hydrogens drops those).
             seed: An int, or one per molecule; a molecule depends on its own seed only, not on ``batch_size``.
             device: Where to compute; default: where the weights are.
@@ -113,6 +135,9 @@ class MoleculeGenerator(Pretrained):
         if device is not None:
             self.denoiser.to(device)
         seeds = random.seed_pairs(seed, n)
+        wishes = self._wishes(condition, n)
+        if wishes is not None and guidance_scale != 1:
+            guidance = [ClassifierFree(guidance_scale, keys=["property"]), *_listed(guidance)]
         parts = None if fixed is None else fixed_parts(fixed, fixed_atoms, n, self.spec)
         least = None if parts is None else np.array([len(part) for part in parts])
         sizes = self._sizes(n, n_atoms, random.seed_table(seeds, n), least)
@@ -122,15 +147,16 @@ class MoleculeGenerator(Pretrained):
         chunks = [order[start : start + batch_size] for start in range(0, n, batch_size)]
         with _Bar(len(chunks) * steps, progress) as bar:
             for chunk in chunks:
-                given = None if parts is None else [parts[k] for k in chunk]
                 state, nfe = self._draw(
                     sizes[chunk],
                     [seeds[k] for k in chunk],
-                    grid="log",  # geometric from 1 to 0.01, as SemlaFlow's (Irwin et al. 2024)
+                    None if parts is None else [parts[k] for k in chunk],
+                    None if wishes is None else wishes[chunk],
+                    grid=self.recipe.grid(steps),
                     steps=steps,
                     solver=self.solver if solver is None else solver,
-                    solver_options={"final_denoise": True, **(solver_options or {})},
-                    guidance=_all_guidance(guidance, given, int(sizes[chunk].max()), self.spec),
+                    solver_options={"final_denoise": self.recipe.is_denoised, **(solver_options or {})},
+                    guidance=guidance,
                     callback=lambda info: bar.advance(),
                 )
                 for k, record in zip(chunk, self._records(state, sizes[chunk])):
@@ -165,37 +191,83 @@ class MoleculeGenerator(Pretrained):
             )
         return sizes
 
-    def _draw(self, sizes: np.ndarray, seeds: list[tuple[int, int]], **options: Any) -> tuple[dict[str, Tensor], int]:
+    def _wishes(self, condition: Mapping[str, Any] | None, n: int) -> Tensor | None:
+        """Normalised properties (n, P), NaN where nothing is wished."""
+        if condition is None:
+            return None
+        known = list(self.spec.properties)
+        if unknown := [name for name in condition if name not in known]:
+            told = ", ".join(known) if known else "none, as it was trained without properties"
+            raise ValueError(f"the model cannot be conditioned on {', '.join(map(repr, unknown))}; it knows {told}.")
+        wishes = torch.full((n, len(known)), torch.nan)
+        for name, value in condition.items():
+            values = torch.as_tensor(np.asarray(value, dtype=np.float64))
+            if values.shape not in ((), (n,)) or not bool(torch.isfinite(values).all()):
+                raise ValueError(f"condition {name!r} must be a finite number, or one for each of the {n} molecules.")
+            wishes[:, known.index(name)] = values.float()
+        return self.spec.normalised(wishes)
+
+    def _draw(
+        self,
+        sizes: np.ndarray,
+        seeds: list[tuple[int, int]],
+        parts: Sequence[MoleculeRecord] | None,
+        wishes: Tensor | None,
+        guidance: Any = None,
+        **options: Any,
+    ) -> tuple[dict[str, Tensor], int]:
         """State of one padded batch, and the number of evaluations it took."""
         b, n = len(sizes), int(sizes.max())
         device = next(self.denoiser.parameters()).device
         mask = torch.arange(n, device=device) < torch.as_tensor(sizes, device=device)[:, None]
-        shapes = {"pos": (b, n, 3), "atom": (b, n), "charge": (b, n), "bond": (b, n, n)}
-        state, info = sample(self.denoiser, shapes, seed=seeds, cond={"node_mask": mask}, save="none", **options)
+        cond: dict[str, Tensor] = {"node_mask": mask}
+        if wishes is not None:
+            cond["property"] = wishes.to(device)
+        start: Any = self.recipe.shapes(b, n, self.spec)
+        if parts is not None and self._is_anchored:
+            start, fixed = self._start(parts, n, seeds, cond)
+            cond |= fixed
+            seeds = [(number + _AFTER_START, index) for number, index in seeds]
+        elif parts is not None:
+            replace = Replace(observations(parts, n, self.spec), rotate=True, redraw=False)
+            guidance = [*_listed(guidance), replace]
+        state, info = sample(self.denoiser, start, seed=seeds, cond=cond, guidance=guidance, save="none", **options)
         return state, info.nfe
 
+    @property
+    def _is_anchored(self) -> bool:
+        """Whether the model was trained with fixed parts."""
+        return isinstance(self.denoiser.process.continuous["pos"].space, Anchored)
+
+    def _start(
+        self, parts: Sequence[MoleculeRecord], n: int, seeds: list[tuple[int, int]], cond: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Noise around the given parts, in the frame of their atoms, and the masks of what is given."""
+        reference = next(self.denoiser.parameters())
+        like, fixed = fixed_state(parts, n, self.spec, self.recipe.scale(self.spec))
+        fixed = {name: value.to(reference.device) for name, value in fixed.items()}
+        like = {name: value.to(reference.device) for name, value in like.items()}
+        like["pos"] = centred_on_fixed(like["pos"], fixed["fixed"]).to(reference.dtype)
+        source = NoiseSource(seeds, len(seeds), device=reference.device)
+        return self.denoiser.process.prior(like, source, {**cond, **fixed}), fixed  # type: ignore[return-value]
+
     def _records(self, state: dict[str, Tensor], sizes: np.ndarray) -> list[MoleculeRecord]:
-        arrays = {name: value.cpu().numpy() for name, value in state.items()}
-        pos = arrays["pos"].astype(np.float64) * self.spec.pos_std
+        arrays = self.recipe.decode(state, self.spec)
         numbers, charges = np.array(self.spec.numbers), np.array(self.spec.charges)
         return [
             MoleculeRecord(
                 numbers[arrays["atom"][k, :n]],
                 charges[arrays["charge"][k, :n]],
                 arrays["bond"][k, :n, :n],
-                pos[k, :n],
+                arrays["pos"][k, :n],
                 explicit_h=self.spec.explicit_h,
             )
             for k, n in enumerate(sizes.tolist())
         ]
 
 
-def _all_guidance(guidance: Any, parts: Sequence[MoleculeRecord] | None, width: int, spec: MoleculeSpec) -> Any:
-    """The user's guidance, then the replacement of the fixed parts."""
-    if parts is None:
-        return guidance
-    given = list(guidance) if isinstance(guidance, (list, tuple)) else [] if guidance is None else [guidance]
-    return [*given, Replace(observations(parts, width, spec), rotate=True, redraw=False)]
+def _listed(guidance: Any) -> list[Any]:
+    return list(guidance) if isinstance(guidance, list | tuple) else [] if guidance is None else [guidance]
 
 
 class _Bar:
@@ -234,15 +306,16 @@ def _trained(module: Any) -> tuple[Denoiser, MoleculeSpec]:
     return denoiser, module.spec
 
 
-def _check_fit(denoiser: Denoiser, spec: MoleculeSpec) -> None:
+def _check_fit(denoiser: Denoiser, spec: MoleculeSpec, recipe: Recipe) -> None:
     """The classes of the denoiser must be those of the spec, else molecules would be read with a wrong vocabulary."""
-    process = denoiser.process
+    process, wanted = denoiser.process, recipe.process(spec)
     given = {name: component.num_classes for name, component in process.discrete.items()}
-    wanted = {"atom": spec.num_atom_classes, "charge": spec.num_charge_classes, "bond": spec.num_bond_classes}
-    if given != wanted or set(process.components) != set(_COMPONENTS):
+    classes = {name: component.num_classes for name, component in wanted.discrete.items()}
+    if given != classes or set(process.components) != set(wanted.components):
         raise ValueError(
-            f"the denoiser must have the components {', '.join(_COMPONENTS)} with the classes of the spec {wanted}, "
-            f"got {', '.join(process.components)} with {given}. Was the spec made from other data?"
+            f"the denoiser must have the components {', '.join(wanted.components)} with the classes of the spec "
+            f"{classes}, got {', '.join(process.components)} with {given}. Was the spec made from other data, or is it "
+            "another recipe?"
         )
 
 

@@ -45,6 +45,10 @@ def _made(value: Any) -> Any:
     return value() if callable(value) else value
 
 
+def _molecule_denoiser(spec: Any) -> Any:
+    return import_module("molecules.recipes").Flow().denoiser(ToyNetwork(), spec)
+
+
 _VPSDE = _make("scidiff.schedules.VPSDE", 0.2, 15.0)
 _PROCESS = _make("scidiff.process.Process", _VPSDE)
 _DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _PROCESS, prediction="eps")
@@ -62,8 +66,7 @@ _SPEC = _make(
     pos_std=1.5,
     valences={"C": {0: {4: 1.0}}, "O": {0: {2: 1.0}}},
 )
-_MOLECULE_PROCESS = _make("molecules.diffusion.flow_process", _SPEC)
-_MOLECULE_DENOISER = _make("scidiff.denoiser.Denoiser", ToyNetwork, _MOLECULE_PROCESS)
+_MOLECULE_DENOISER = _make("tests.samples._molecule_denoiser", _SPEC)
 
 _GRAPH_SPEC = _make(
     "graphs.data.spec.GraphSpec",
@@ -82,6 +85,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
     "graphs.data.datamodule.GraphDataModule": _make("graphs.data.datamodule.GraphDataModule", "some.npz"),
     "graphs.data.spec.GraphSpec": _GRAPH_SPEC,
     "graphs.generator.GraphGenerator": _make("graphs.generator.GraphGenerator", _GRAPH_DENOISER, _GRAPH_SPEC),
+    "molecules.anchors.MoleculeDenoiser": _MOLECULE_DENOISER,
     "molecules.data.datamodule.MoleculeDataModule": _make("molecules.data.datamodule.MoleculeDataModule", "some.npz"),
     "molecules.data.spec.MoleculeSpec": _SPEC,
     "molecules.generator.MoleculeGenerator": _make("molecules.generator.MoleculeGenerator", _MOLECULE_DENOISER, _SPEC),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from molecules.data.dataset import MoleculeDataset
 from molecules.elements import BOND_CLASSES, number_of, symbol_of
@@ -167,6 +168,11 @@ class MoleculeSpec(Configurable):
     def charge_index(self, charges: np.ndarray) -> np.ndarray:
         """Positions in ``charges`` of formal charges, int64 of the same shape; -1 for other charges."""
         return _positions(np.asarray(self.charges), charges)
+
+    def normalised(self, values: Tensor) -> Tensor:
+        """Properties (B, P), in the order of ``properties``, with mean 0 and standard deviation 1."""
+        mean, std = (values.new_tensor([pair[k] for pair in self.properties.values()]) for k in (0, 1))
+        return (values - mean) / std
 
     def has_vocabulary_of(self, other: MoleculeSpec) -> bool:
         """Whether classes mean the same in both: elements, charges, hydrogens and bond classes."""

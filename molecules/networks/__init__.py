@@ -1,5 +1,6 @@
 """Networks that denoise molecules."""
 
+from molecules.networks.message_passing import MessagePassing
 from molecules.networks.pairformer import PairFormer
 
-__all__ = ["PairFormer"]
+__all__ = ["MessagePassing", "PairFormer"]

@@ -28,8 +28,9 @@ class PairFormer(Configurable, nn.Module):
 
     Called as ``network(state, t, cond)`` with ``state = {"pos": (B, N, 3), "atom": (B, N), "charge": (B, N),
     "bond": (B, N, N)}`` (classes as int64), times (B,), and ``cond`` holding ``node_mask`` (B, N), optionally
-    ``self_cond`` (an earlier prediction: positions and class probabilities) and ``property`` (B, num_properties), where
-    NaN marks the null condition. Returns ``pos`` (B, N, 3) and logits of the three categorical components.
+    ``self_cond`` (an earlier prediction: positions and class probabilities), ``property`` (B, num_properties), where
+    NaN marks the null condition, and ``fixed`` (B, N) with ``fixed_pair`` (B, N, N), the clean atoms and bonds.
+    Returns ``pos`` (B, N, 3) and logits of the three categorical components.
 
     Symmetry: ``pos`` is a zero-mean field that rotates and reflects with the input and ignores translations; logits are
     invariant; atoms permute. Padding never changes a result.
@@ -44,6 +45,7 @@ class PairFormer(Configurable, nn.Module):
         num_heads: Attention heads.
         num_rbf: Radial basis functions of a distance.
         num_properties: Number of conditioning scalars.
+        fixed: Whether atoms can be fixed.
 
     Raises:
         ValueError: If ``width`` is not a multiple of ``num_heads``.
@@ -60,6 +62,7 @@ class PairFormer(Configurable, nn.Module):
         num_heads: int = 8,
         num_rbf: int = 24,
         num_properties: int = 0,
+        fixed: bool = False,
     ) -> None:
         super().__init__()
         if width % num_heads:
@@ -72,7 +75,10 @@ class PairFormer(Configurable, nn.Module):
         self.bond_self = nn.Linear(bond_classes, pair_width, bias=False)
         self.time = _TimeEmbedding(width)
         self.size = nn.Linear(2, width)
-        self.property = nn.Linear(2 * num_properties, width) if num_properties else None
+        self.num_properties = num_properties
+        self.property = _mlp(2 * num_properties, width) if num_properties else None
+        self.fixed = nn.Embedding(2, width) if fixed else None
+        self.fixed_pair = nn.Embedding(2, pair_width) if fixed else None
         self.distances = _Distances(num_rbf)
         self.pair_in = nn.Linear(2 * num_rbf, pair_width)
         self.blocks = nn.ModuleList(_Block(width, pair_width, num_heads, num_rbf) for _ in range(num_layers))
@@ -92,6 +98,9 @@ class PairFormer(Configurable, nn.Module):
         e = self.bond(state["bond"][:, pairs.i, pairs.j])
         h = h + self.node_self(torch.cat([previous["atom"], previous["charge"]], -1))
         e = e + self.bond_self(previous["bond"][:, pairs.i, pairs.j])
+        if self.fixed is not None and self.fixed_pair is not None:
+            held, held_pair = _held(cond, mask)
+            h, e = h + self.fixed(held), e + self.fixed_pair(held_pair[:, pairs.i, pairs.j])
         noisy, last = _Points.of(x, pairs, self.distances), _Points.of(previous["pos"], pairs, self.distances)
         e = e + self.pair_in(torch.cat([noisy.basis, last.basis], -1))
         current, field = noisy, torch.zeros_like(x)
@@ -117,7 +126,7 @@ class PairFormer(Configurable, nn.Module):
         values = cond.get("property")
         if self.property is not None:
             if values is None:
-                values = torch.full((len(mask), self.property.in_features // 2), math.nan, dtype=dtype, device=t.device)
+                values = torch.full((len(mask), self.num_properties), math.nan, dtype=dtype, device=t.device)
             known = torch.isfinite(values)
             context = context + self.property(torch.cat([torch.where(known, values, 0), known.to(dtype)], -1).to(dtype))
         return context
@@ -293,6 +302,17 @@ class _TimeEmbedding(nn.Module):
 def _all_distances(r: Tensor) -> Tensor:
     difference = r[:, :, None] - r[:, None]
     return (difference.square().sum(-1) + _MIN_SQUARED_DISTANCE).sqrt()
+
+
+def _held(cond: Mapping[str, Any], mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Marks (B, N) and (B, N, N), int64, of fixed atoms and of bonds between them."""
+    fixed, pair = cond.get("fixed"), cond.get("fixed_pair")
+    fixed = torch.zeros_like(mask) if fixed is None else fixed
+    return fixed.long(), (fixed[:, :, None] & fixed[:, None] if pair is None else pair).long()
+
+
+def _mlp(inputs: int, width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width))
 
 
 def _head(width: int, classes: int) -> nn.Sequential:

@@ -5,9 +5,9 @@ from functools import cache
 import torch
 
 from molecules.data import MoleculeSpec, packaged_qm9
-from molecules.diffusion import flow_process
 from molecules.generator import MoleculeGenerator
 from molecules.networks import PairFormer
+from molecules.recipes import Flow
 from scidiff.denoiser import Denoiser
 
 SMALL = {"width": 16, "pair_width": 8, "num_layers": 2, "num_heads": 2, "num_rbf": 6}
@@ -31,7 +31,7 @@ def small_network(seed=0, **options):
 
 def small_denoiser(dtype=torch.float32, **options):
     """Denoiser of `small_network` for the packaged data, as `MoleculeDiffusion` builds it."""
-    process = flow_process(small_spec())
+    process = Flow().process(small_spec())
     return Denoiser(small_network(**options), process, prediction={"pos": "edm"}, self_conditioning=True).to(dtype)
 
 

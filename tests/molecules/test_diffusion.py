@@ -10,8 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from molecules import QM9, MoleculeDataModule, MoleculeDataset, MoleculeDiffusion, MoleculeGenerator
 from molecules.chemistry import MoleculeRecord
 from molecules.data import packaged_qm9
-from molecules.diffusion import LOSS_WEIGHTS, flow_process
 from molecules.networks import PairFormer
+from molecules.recipes import Flow
 from scidiff.checkpoint import load_state, state_of
 from scidiff.configurable import build
 from scidiff.training import warmup_cosine
@@ -55,7 +55,7 @@ def grow(value, width):
 
 def test_marginals_are_those_of_the_data():
     """Straight paths; classes kept with probability 1 - t, else drawn from the shares of the training data."""
-    spec, process = small_spec(), flow_process(small_spec())
+    spec, process = small_spec(), Flow().process(small_spec())
     shares = {"atom": spec.atom_marginal, "charge": spec.charge_marginal, "bond": spec.bond_marginal}
     count, n, t = 4_000, 5, 0.4
     times = torch.full((count,), t, dtype=torch.float64)
@@ -186,7 +186,7 @@ def test_configuration_and_weights_come_back(batch):
     model = module(lr=0.002, loss_weights={"pos": 3.0}, coupling="independent", self_conditioning=0.25)
     config = json.loads(json.dumps(model.to_config()))
     assert config["init_args"]["network"]["init_args"]["atom_classes"] == 3
-    assert model.loss.weights == {**LOSS_WEIGHTS, "pos": 3.0}
+    assert model.loss.weights == {**Flow.loss_weights, "pos": 3.0}
     again = build(config).double()
     assert again.to_config() == config
     assert again.spec == small_spec()
