@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from torch import Tensor
 from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
+from scidiff.likelihood import log_prob
 from scidiff.noise import NoiseSource
 from scidiff.samplers import get_solver, sample
 from trajectories.batch import TrajectoryBatch
 from trajectories.diffusion import System, arranged
+from trajectories.likelihood import log_prob_bound
 from trajectories.priors import Prior, get_prior
 from trajectories.process import TrajectorySpace
 from trajectories.tasks import known_mask
@@ -193,6 +196,64 @@ class TrajectoryGenerator(Pretrained):
         given = torch.zeros(len(batch), batch.pos.shape[2], batch.pos.shape[1], dtype=torch.bool)
         return self._complete(batch, given, level=level, **options)
 
+    def log_prob(
+        self,
+        frames: Any,
+        known: Any = None,
+        *,
+        method: Literal["ode", "bound"] = "ode",
+        device: str | torch.device | None = None,
+        batch_size: int = 256,
+        **options: Any,
+    ) -> Tensor:
+        """Log density (B,) of trajectories in nats a system, in the units of the data.
+
+        Args:
+            frames: As for `interpolate`.
+            known: What is conditioned on, as for `interpolate`; the density is then that of all other entries. None for
+                whole trajectories, up to where they are: on the (F N - 1) D dimensions about their centre.
+            method: ``"ode"``, exact along the probability flow (see `scidiff.log_prob`, whose options apply; with
+                ``trace="hutchinson"`` for all but small systems), or ``"bound"``, a lower bound
+                (`trajectories.likelihood.log_prob_bound`, whose options apply).
+            device: Where to compute; stays the device of the generator.
+            batch_size: Systems at a time.
+            options: Of the method; and ``h`` and ``edge_attr`` of the systems, if ``frames`` is an array.
+
+        Raises:
+            ValueError: If everything is known, or the method is unknown.
+        """
+        if method not in ("ode", "bound"):
+            raise ValueError(f"method must be 'ode' or 'bound', got {method!r}.")
+        batch, options = _with_features(frames, options)
+        _, n, f, _ = batch.pos.shape
+        mask = torch.zeros(f, n, dtype=torch.bool) if known is None else known_mask(known, f, n)
+        if bool(mask.all()):
+            raise ValueError("everything is known: nothing is left that has a density.")
+        self._move(device)
+        parts = torch.arange(len(batch)).split(batch_size)
+        return torch.cat([self._log_prob(batch.index(part), mask, method, options) for part in parts])
+
+    def _log_prob(self, batch: TrajectoryBatch, mask: Tensor, method: str, options: dict[str, Any]) -> Tensor:
+        system = self._arranged(batch, mask.expand(len(batch), *mask.shape))
+        with torch.no_grad():
+            x_1 = self.prior(system.x_0, system.cond["given"], system.cond)
+        function = log_prob if method == "ode" else log_prob_bound
+        value = function(self.denoiser, system.x_0, cond=system.cond, x_1=x_1, **options)
+        space = next(iter(self.denoiser.process.continuous.values())).space
+        return (value - space.dims(system.x_0, system.cond) * math.log(self.scale)).cpu()
+
+    def _move(self, device: str | torch.device | None) -> None:
+        if device is not None:
+            self.denoiser.to(device)
+            self.prior.to(device)
+
+    def _arranged(self, batch: TrajectoryBatch, given: Tensor) -> System:
+        """The systems in the gauge, units, precision and place of the model."""
+        weights = next(self.denoiser.parameters())
+        features = {name: value.to(weights.device) for name, value in batch.features.items()}
+        features |= {name: value.to(weights) for name, value in features.items() if value.dtype.is_floating_point}
+        return arranged(batch.pos.to(weights), given.to(weights.device), features, self.scale)
+
     def _complete(
         self,
         batch: TrajectoryBatch,
@@ -213,9 +274,7 @@ class TrajectoryGenerator(Pretrained):
         """Draw the entries that are not ``given`` (B, F, N)."""
         steps = self.steps if steps is None else steps
         _check_counts(num_samples=num_samples, steps=steps, batch_size=batch_size)
-        if device is not None:
-            self.denoiser.to(device)
-            self.prior.to(device)
+        self._move(device)
         rows = torch.arange(len(batch)).repeat_interleave(num_samples)
         seeds = random.seed_pairs(seed, len(rows))
         options = {
@@ -246,17 +305,14 @@ class TrajectoryGenerator(Pretrained):
         options: dict[str, Any],
     ) -> tuple[Tensor, int]:
         """Positions (B, N, F, D) of one chunk, and the number of evaluations."""
-        weights = next(self.denoiser.parameters())
-        features = {name: value.to(weights.device) for name, value in batch.features.items()}
-        features |= {name: value.to(weights) for name, value in features.items() if value.dtype.is_floating_point}
-        system = arranged(batch.pos.to(weights), given.to(weights.device), features, self.scale)
+        system = self._arranged(batch, given)
         cond = system.cond
         x_1 = self.prior(system.x_0, cond["given"], cond)
         init, grid = self._start(system, x_1, [(s, i + (block + 1) * _WORD) for s, i in seeds], level, options["steps"])
         own = [(s, i + block * _WORD) for s, i in seeds]
         x, info = sample(self.denoiser, init, seed=own, cond=cond, x_1=x_1, grid=grid, save="none", **options)
         pos = ((x + system.origin) * self.scale).transpose(1, 2)
-        known = (cond["given"].transpose(1, 2)[..., None]) | ~_real(features, pos)
+        known = (cond["given"].transpose(1, 2)[..., None]) | ~_real(cond, pos)
         return torch.where(known, batch.pos.to(pos), pos), info.nfe
 
     def _start(
