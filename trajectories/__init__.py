@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trajectories.data.eth_ucy import ETHUCYDataModule
     from trajectories.data.folder import TrajectoryFolder
     from trajectories.data.md import MDTrajectoryDataModule
+    from trajectories.data.mmff import MMFFMDDataModule
     from trajectories.data.nbody import NBodyRegression
     from trajectories.data.particles import NBodyDataModule
     from trajectories.diffusion import TrajectoryDiffusion
@@ -20,6 +21,7 @@ __all__ = [
     "EGTN",
     "ETHUCYDataModule",
     "MDTrajectoryDataModule",
+    "MMFFMDDataModule",
     "NBodyDataModule",
     "NBodyRegression",
     "PositionRegression",
@@ -34,6 +36,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "ETHUCYDataModule": "trajectories.data.eth_ucy",
         "MDTrajectoryDataModule": "trajectories.data.md",
+        "MMFFMDDataModule": "trajectories.data.mmff",
         "NBodyDataModule": "trajectories.data.particles",
         "NBodyRegression": "trajectories.data.nbody",
         "PositionRegression": "trajectories.regression",

@@ -17,7 +17,9 @@ def _simulate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-bodies", type=positive_int, metavar="N", help="particles (default: of the system)")
     parser.add_argument("--field", default="0,0,0", metavar="X,Y,Z", help="uniform acceleration")
     parser.add_argument("--observation-noise", type=float, default=0.0, metavar="STD", help="noise of positions")
-    add_options(parser, num_samples=100, seed=43, out=...)
+    parser.add_argument("--smiles", metavar="SMILES", help="a molecule instead, with the force field MMFF94")
+    parser.add_argument("--temperature", type=float, default=300.0, metavar="K", help="of the molecule")
+    add_options(parser, "num_samples", "seed", "out", seed=43, out=...)
 
 
 def _prepare_options(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +96,7 @@ DOMAIN = Domain(
             "example: scidiff trajectories prepare run.xyz --every 10 --window 30 --out mine.npz",
         ),
         "simulate": Verb(
-            "simulate interacting particles",
+            "simulate interacting particles, or a molecule",
             "trajectories.commands:simulate",
             _simulate_options,
             "example: scidiff trajectories simulate --kind gravity -n 1000 --seed 0 --out gravity.npz",

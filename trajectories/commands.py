@@ -19,7 +19,7 @@ from scidiff.cli.output import pairs, write
 from scidiff.files import atomic_path
 from trajectories.batch import TrajectoryBatch
 from trajectories.data import simulators
-from trajectories.io import read_trajectories
+from trajectories.io import read_trajectories, with_molecule_features
 
 __all__ = ["evaluate", "export", "prepare", "simulate"]
 
@@ -27,6 +27,9 @@ __all__ = ["evaluate", "export", "prepare", "simulate"]
 def simulate(options: argparse.Namespace) -> int:
     """Write simulated runs as ``.npz``: pos and vel (n, F, N, 3), h, edge_attr, dt, unit, seed, meta (JSON)."""
     check_outputs(options.out, suffixes=(".npz",))
+    if options.smiles is not None:
+        return _simulate_molecule(options)
+    number = 100 if options.num_samples is None else options.num_samples
     arguments = {
         "num_frames": options.num_frames,
         "num_bodies": options.num_bodies,
@@ -35,10 +38,10 @@ def simulate(options: argparse.Namespace) -> int:
         "observation_noise": options.observation_noise,
     }
     try:
-        runs = simulators.simulate(options.kind, options.num_samples, **arguments)
+        runs = simulators.simulate(options.kind, number, **arguments)
     except ValueError as error:
         raise UserError(str(error)) from error
-    meta = {"kind": options.kind, "num_runs": options.num_samples, **arguments}
+    meta = {"kind": options.kind, "num_runs": number, **arguments}
     with atomic_path(options.out) as temporary:
         np.savez_compressed(
             temporary,
@@ -53,6 +56,28 @@ def simulate(options: argparse.Namespace) -> int:
         )
     count, bodies, frames = runs.pos.shape[:3]
     write(pairs({"system": options.kind, "runs": count, "particles": bodies, "frames": frames}))
+    write(f"wrote {options.out}")
+    return 0
+
+
+def _simulate_molecule(options: argparse.Namespace) -> int:
+    """Write runs of a molecule, each with a seed of its own, 5 fs a frame."""
+    from trajectories.data.mmff import MolecularSystem, simulate_molecule
+
+    number = 1 if options.num_samples is None else options.num_samples
+    try:
+        z = MolecularSystem(options.smiles, options.seed).z
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    seeds = range(options.seed, options.seed + number)
+    length = 10 * options.num_frames
+    runs = [simulate_molecule(options.smiles, options.temperature, seed=s, steps=length) for s in seeds]
+    meta = {"smiles": options.smiles, "temperature": options.temperature, "seed": options.seed}
+    given = {"z": z, "dt": runs[0].dt, "unit": "angstrom", "meta": meta}
+    batch = with_molecule_features(TrajectoryBatch.of(np.stack([run.pos for run in runs]), **given))
+    batch.save(options.out)
+    shown = {"molecule": options.smiles, "runs": number, "atoms": len(z), "frames": options.num_frames}
+    write(pairs({**shown, "temperature (K)": options.temperature, "time between frames (fs)": batch.dt}))
     write(f"wrote {options.out}")
     return 0
 
