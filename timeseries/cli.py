@@ -43,7 +43,7 @@ def _sampling_options(parser: argparse.ArgumentParser, num_samples: int) -> None
         checkpoint=...,
         num_samples=num_samples,
     )
-    add_options(parser, "batch_size")
+    add_options(parser, "batch_size", "devices", "num_nodes")
 
 
 def _guidance_options(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +110,9 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--levels", type=_levels, metavar="Q,Q", help="quantile levels (default: 0.1 to 0.9)")
     parser.add_argument("--interpolate", action="store_true", help="interpolate sample quantiles, as CSDI")
     parser.add_argument("--max-windows", type=positive_int, metavar="N", help="evenly spaced windows of all")
+    scenarios = ("RM", "BM-B", "BM-E")
+    parser.add_argument("--missing", choices=scenarios, help="hide random, first or last values of the context")
+    parser.add_argument("--num-missing", type=positive_int, metavar="M", help="how many (default: half of it)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw coverage and PIT")
     add_options(parser, "batch_size", "out")
 
@@ -146,14 +149,16 @@ DOMAIN = Domain(
             "timeseries.commands:forecast",
             _forecast_options,
             "example: scidiff timeseries forecast --checkpoint model.safetensors --data demand.csv --out forecast.csv\n"
-            "An --out that ends in .npz keeps the sample paths.",
+            "An --out that ends in .npz keeps the sample paths.\n"
+            "Finished chunks wait in OUT.partial: the same command goes on from them after an interruption.",
         ),
         "impute": Verb(
             "fill the gaps of series",
             "timeseries.commands:impute",
             _impute_options,
             "example: scidiff timeseries impute --checkpoint model.safetensors --data demand.csv --out filled.csv\n"
-            "The output has the layout of the input; known values are unchanged.",
+            "The output has the layout of the input; known values are unchanged.\n"
+            "Finished chunks wait in OUT.partial: the same command goes on from them after an interruption.",
         ),
         "refine": Verb(
             "improve the forecast of another model",
@@ -166,7 +171,7 @@ DOMAIN = Domain(
         "generate": Verb("another name of synthesize", _SYNTHESIZE.run, _SYNTHESIZE.add_options, _SYNTHESIZE.epilog),
         "evaluate": Verb(
             "judge a model, anybody's forecast, or synthetic windows, beside the baselines",
-            "timeseries.commands:evaluate",
+            "timeseries.judging:evaluate",
             _evaluate_options,
             "example: scidiff timeseries evaluate --checkpoint model.safetensors --data demand.csv --windows 7",
         ),

@@ -21,10 +21,10 @@ from timeseries.data.windows import Windows, WindowStore
 from timeseries.diffusion import Preset, scaled
 from timeseries.fitting import TRAINING, train
 from timeseries.forecast import Forecast, Imputation
-from timeseries.paths import Bar, num_parts
+from timeseries.paths import Bar, Progress, num_parts
 from timeseries.refinement import RefineOptions, representative_time
 from timeseries.tasks import SamplingOptions, draw_windows, is_conditional, profile
-from timeseries.walks import WindowModel, forecast_paths, impute_paths, refine_paths
+from timeseries.walks import WindowModel, forecast_paths, impute_paths, num_blocks, num_passes, refine_paths
 
 __all__ = ["DiffusionForecaster"]
 
@@ -189,13 +189,10 @@ class DiffusionForecaster(Pretrained):
         prediction_length: int | None = None,
         seed: int = 0,
         device: str | torch.device | None = None,
-        progress: bool = False,
+        progress: Progress = False,
         lead_time: int = 0,
         profile: str = "default",
         numbers: Sequence[int] | None = None,
-        target: str | Sequence[str] | None = None,
-        item_id: str | None = None,
-        timestamp: str | None = None,
         **options: Any,
     ) -> Forecast:
         """Sample paths from the end of each series.
@@ -206,15 +203,13 @@ class DiffusionForecaster(Pretrained):
             prediction_length: Steps; beyond the trained P each path is continued from its own last values.
             seed: A path depends on this, its series and its number only.
             device: Where to compute; default: where the weights are.
-            progress: Show a bar.
+            progress: Show a bar; or a function that is called after each solver step.
             lead_time: Steps between the end of a series and the first forecast one.
             profile: ``"default"`` or ``"parity"``, see `timeseries.tasks.profile`.
             numbers: Number of each series, on which its noise depends; 0, 1, ... if absent. Parts of a data set are so
                 forecast as the whole is.
-            target: Column of the values of a frame.
-            item_id: Column of the names.
-            timestamp: Column of the time stamps.
-            options: Changes of `timeseries.tasks.SamplingOptions`: ``steps``, ``solver``, ``guidance``, ``rows`` ...
+            options: Changes of `timeseries.tasks.SamplingOptions`: ``steps``, ``solver``, ``guidance``, ``rows`` ...;
+                and the columns of a frame, as in `fit`.
 
         Returns:
             Samples (items, S, P), or (items, S, P, D) for several variates.
@@ -223,13 +218,13 @@ class DiffusionForecaster(Pretrained):
             ValueError: If the model is not fitted, or data or options do not fit.
         """
         model = self._fitted(device)
-        series = self._series(data, target=target, item_id=item_id, timestamp=timestamp)
+        series = self._series(data, **_columns(options))
         length = model.spec.prediction_length if prediction_length is None else prediction_length
         _check_counts(num_samples=num_samples, prediction_length=length)
         if not isinstance(lead_time, Integral) or lead_time < 0:
             raise ValueError(f"lead_time must be an integer of at least 0, got {lead_time!r}.")
-        chosen = self._options(profile, options)
-        blocks = -(-(lead_time + length) // model.spec.prediction_length)
+        chosen = self.sampling_options(profile, **options)
+        blocks = num_blocks(model.spec, lead_time + length)
         with Bar(progress, blocks * num_parts(len(series), num_samples, chosen) * chosen.steps) as advance:
             samples, nfe = forecast_paths(
                 model, series, num_samples, lead_time + length, chosen, seed=seed, numbers=numbers, advance=advance
@@ -250,12 +245,9 @@ class DiffusionForecaster(Pretrained):
         *,
         seed: int = 0,
         device: str | torch.device | None = None,
-        progress: bool = False,
+        progress: Progress = False,
         profile: str = "default",
         numbers: Sequence[int] | None = None,
-        target: str | Sequence[str] | None = None,
-        item_id: str | None = None,
-        timestamp: str | None = None,
         **options: Any,
     ) -> Imputation:
         """Draw the missing values of each series; observed ones are unchanged in every sample.
@@ -271,16 +263,14 @@ class DiffusionForecaster(Pretrained):
             progress: Show a bar.
             profile: ``"default"`` or ``"parity"``.
             numbers: As in `forecast`.
-            target: Column of the values of a frame.
-            item_id: Column of the names.
-            timestamp: Column of the time stamps.
-            options: Changes of `timeseries.tasks.SamplingOptions`.
+            options: As in `forecast`.
         """
         model = self._fitted(device)
-        series = self._series(data, target=target, item_id=item_id, timestamp=timestamp)
+        series = self._series(data, **_columns(options))
         _check_counts(num_samples=num_samples)
-        chosen = self._options(profile, options)
-        with Bar(progress, None) as advance:
+        chosen = self.sampling_options(profile, **options)
+        steps = chosen.steps * max((num_passes(s.table, model.spec) for s in series), default=0)
+        with Bar(progress, steps) as advance:
             paths = impute_paths(model, series, num_samples, chosen, seed=seed, numbers=numbers, advance=advance)
         samples = [p[..., 0] if s.values.ndim == 1 else p for p, s in zip(paths, series)]
         return Imputation(series, samples)
@@ -294,9 +284,6 @@ class DiffusionForecaster(Pretrained):
         seed: int = 0,
         device: str | torch.device | None = None,
         t: float | None = None,
-        target: str | Sequence[str] | None = None,
-        item_id: str | None = None,
-        timestamp: str | None = None,
         **options: Any,
     ) -> Forecast:
         """Improve the forecasts of another model with the density of this one.
@@ -309,17 +296,14 @@ class DiffusionForecaster(Pretrained):
             seed: As in `forecast`.
             device: Where to compute.
             t: Noise time of the energy; default: the one that `fit` chose.
-            target: Column of the values of a frame.
-            item_id: Column of the names.
-            timestamp: Column of the time stamps.
-            options: Changes of `timeseries.refinement.RefineOptions`.
+            options: Changes of `timeseries.refinement.RefineOptions`; and the columns of a frame.
 
         Raises:
             ValueError: If shapes do not fit or no noise time is known.
         """
         model = self._fitted(device)
         _check_unconditional(model, "refine")
-        series = self._series(data, target=target, item_id=item_id, timestamp=timestamp)
+        series = self._series(data, **_columns(options))
         _check_counts(num_samples=num_samples)
         time = t if t is not None else self.refine_time
         if time is None:
@@ -338,7 +322,7 @@ class DiffusionForecaster(Pretrained):
         *,
         seed: int = 0,
         device: str | torch.device | None = None,
-        progress: bool = False,
+        progress: Progress = False,
         numbers: Sequence[int] | None = None,
         **options: Any,
     ) -> np.ndarray:
@@ -356,7 +340,7 @@ class DiffusionForecaster(Pretrained):
         _check_unconditional(model, "synthesize")
         spec = model.spec
         _check_counts(n=n)
-        chosen = self._options("default", {"guidance": "none", **options})
+        chosen = self.sampling_options(**{"guidance": "none", **options})
         unit = spec.replaced(
             location=(0.0,) * spec.num_variates, size=(1.0,) * spec.num_variates, spread=(1.0,) * spec.num_variates
         )
@@ -396,10 +380,16 @@ class DiffusionForecaster(Pretrained):
             )
         return series
 
-    def _options(self, name: str, changes: Mapping[str, Any]) -> SamplingOptions:
+    def sampling_options(self, name: str = "default", **changes: Any) -> SamplingOptions:
+        """How windows are drawn: the named profile, the defaults of this forecaster, and changes."""
         if is_conditional(self._fitted().denoiser) and (name != "default" or changes.get("guidance", "none") != "none"):
             raise ValueError("a conditional model sees what is known: leave guidance and profile out.")
         return profile(name, **{**(self.sampling if name == "default" else {}), **changes})
+
+
+def _columns(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the columns of a frame out of the options."""
+    return {name: options.pop(name, None) for name in ("target", "item_id", "timestamp")}
 
 
 def _check_unconditional(model: WindowModel, task: str) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from scidiff.assets import suggestion
-from timeseries.data import calendar, datasets
+from timeseries.data import calendar, datasets, frames
 from timeseries.data.classics import CLASSICS, load_classic
 from timeseries.data.demand import demand
 from timeseries.data.series import TimeSeries, as_series
@@ -103,7 +102,7 @@ def read_future(path: Path, series: Sequence[TimeSeries], **columns: Any) -> lis
     names = series[0].names
     if not names:
         raise ValueError("known future values need a model of several variates; pass them as --target a,b,...")
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    table = frames.read_table(path)
     known = [name for name in names if name in table.columns]
     if not known:
         raise ValueError(f"{path.name!r} holds none of the variates {', '.join(map(repr, names))}.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pandas as pd
 
 from scidiff.files import atomic_path, check_writable
 from timeseries.data import calendar
-from timeseries.data.frames import infer_freq
+from timeseries.data.frames import check_parquet, infer_freq, read_table
 from timeseries.data.series import TimeSeries
 from timeseries.forecast import Forecast
 
@@ -67,8 +66,8 @@ def check_output(path: Path | None, suffixes: Sequence[str] = (*TABLES, *ARRAYS)
         return
     if not path.name.lower().endswith(tuple(suffixes)):
         raise ValueError(f"output {str(path)!r} must end in {' or '.join(suffixes)}.")
-    if path.suffix.lower() == ".parquet" and not (find_spec("pyarrow") or find_spec("fastparquet")):
-        raise ValueError(f"output {str(path)!r}: Parquet needs a package; run: pip install pyarrow, or write a CSV.")
+    if path.suffix.lower() == ".parquet":
+        check_parquet(path)
     check_writable(path)
 
 
@@ -120,8 +119,7 @@ def read_forecast(path: str | Path, freq: str | None = None) -> Forecast | Quant
         return Forecast(data["samples"], starts, list(map(str, data["item_id"])), names, int(data.get("nfe", 0)))
     if not file.name.lower().endswith(TABLES):
         raise ValueError(f"cannot read {file.name!r} as a forecast: expected {', '.join((*ARRAYS, *TABLES))}.")
-    frame = pd.read_parquet(file) if file.suffix.lower() == ".parquet" else pd.read_csv(file, dtype={"item_id": str})
-    return _from_table(frame, file.name, freq)
+    return _from_table(read_table(file, dtype={"item_id": str}), file.name, freq)
 
 
 def long_frame(series: Sequence[TimeSeries]) -> pd.DataFrame:

@@ -10,8 +10,9 @@ import numpy as np
 from timeseries.data.scaling import SeriesSpec
 from timeseries.tasks import SamplingOptions
 
-__all__ = ["STRIDE", "Bar", "base_paths", "fill", "num_parts", "path_seeds", "window_start"]
+__all__ = ["STRIDE", "Bar", "Progress", "base_paths", "fill", "num_parts", "path_seeds", "window_start"]
 
+Progress = bool | Callable[[], None]
 STRIDE = 2**20  # seeds (s, item * STRIDE + sample): a path does not depend on how many there are
 
 
@@ -59,16 +60,19 @@ def num_parts(num_windows: int, num_samples: int, options: SamplingOptions) -> i
 
 
 class Bar:
-    """A tqdm bar, or nothing; gives the function that moves it."""
+    """A tqdm bar, a function that moves another one, or nothing; gives the function to be called after each step."""
 
-    def __init__(self, progress: bool, total: int | None) -> None:
+    def __init__(self, progress: Progress, total: int) -> None:
         self.bar: Any = None
-        if progress:
+        self.progress = progress
+        if progress is True:
             from tqdm.auto import tqdm
 
             self.bar = tqdm(total=total, desc="sampling", unit="step", delay=0.5)
 
     def __enter__(self) -> Callable[[], None]:
+        if callable(self.progress):
+            return self.progress
         return (lambda: None) if self.bar is None else self._advance
 
     def __exit__(self, *error: object) -> None:

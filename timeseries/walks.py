@@ -19,7 +19,7 @@ from timeseries.paths import base_paths, fill, path_seeds, window_start
 from timeseries.refinement import RefineOptions, refine_windows
 from timeseries.tasks import SamplingOptions, draw_windows
 
-__all__ = ["WindowModel", "forecast_paths", "impute_paths", "refine_paths"]
+__all__ = ["WindowModel", "forecast_paths", "impute_paths", "num_blocks", "num_passes", "refine_paths"]
 
 
 class WindowModel(NamedTuple):
@@ -57,7 +57,7 @@ def forecast_paths(
     """
     spec = model.spec
     numbers = range(len(series)) if numbers is None else numbers
-    blocks = -(-horizon // spec.prediction_length)
+    blocks = num_blocks(spec, horizon)
     levels = _levels(num_samples).repeat(len(series))
     tables = [s.table[-spec.history :] for s in series]
     size = series_size([s.table for s in series])
@@ -79,6 +79,21 @@ def forecast_paths(
             tables = [np.concatenate([t, p.numpy()])[-spec.history :] for t, p in zip(tables, parts[-1])]
     samples = torch.cat(parts, 1)[:, :horizon].unflatten(0, (len(series), num_samples)).numpy()
     return samples, blocks * nfe
+
+
+def num_blocks(spec: SeriesSpec, horizon: int) -> int:
+    """Windows that a path of ``horizon`` steps goes through."""
+    return -(-horizon // spec.prediction_length)
+
+
+def num_passes(table: np.ndarray, spec: SeriesSpec) -> int:
+    """Windows that filling the gaps of a series (T, D) takes."""
+    path, count = table[None].copy(), 0
+    while np.isnan(path).any():
+        start = window_start(path[0], spec.length)
+        fill(path, np.zeros((1, spec.length, path.shape[2])), start)
+        count += 1
+    return count
 
 
 def impute_paths(

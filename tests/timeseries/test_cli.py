@@ -91,7 +91,7 @@ BAD = {
     f"forecast {_ONE} --data absent.csv --out old.csv": "no data file at 'absent.csv'",
     f"forecast {_ONE} --data exchang --out old.csv": "did you mean 'exchange'?",
     f"forecast {_ONE} --data full.csv --out old.txt": "must end in .csv or",
-    f"forecast {_ONE} --data full.csv --out new.parquet": "pip install pyarrow",
+    f"forecast {_ONE} --data full.csv --out new.parquet": "[parquet]",
     f"forecast {_ONE} --data daily.csv --out old.csv": "has the frequency 'D', the model 'h'",
     f"forecast {_ONE} --data reversed.csv --out old.csv": "row 1 is out of order",
     f"forecast {_ONE} --data full.csv --freq xx --out old.csv": "unknown frequency 'xx'",

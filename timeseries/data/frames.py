@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pandas as pd
 from timeseries.data import calendar
 from timeseries.data.series import TimeSeries, from_entries
 
-__all__ = ["from_frame", "from_long", "from_wide", "infer_freq", "read"]
+__all__ = ["check_parquet", "from_frame", "from_long", "from_wide", "infer_freq", "read", "read_table"]
 
 _LOG = logging.getLogger(__name__)
 _SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json", ".parquet")
@@ -43,7 +44,7 @@ def read(
     if name.endswith((".jsonl", ".jsonl.gz", ".json")):
         lines = pd.read_table(file, header=None, sep="\x00", dtype=str, compression="infer")[0]
         return from_entries([json.loads(line) for line in lines if line.strip()], freq)
-    frame = pd.read_parquet(file) if name.endswith(".parquet") else pd.read_csv(file)
+    frame = read_table(file)
     if timestamp is None and item_id is None and "timestamp" not in frame.columns:
         timestamp = str(frame.columns[0]) if isinstance(frame.index, pd.RangeIndex) else None
     return from_frame(frame, freq, target=target, item_id=item_id, timestamp=timestamp)
@@ -81,6 +82,34 @@ def from_frame(
             raise ValueError(f"pass target=: which of {_some(rest)} holds the values?")
         target = str(rest[0])
     return from_long(frame, freq, target=target, item_id=item_id, timestamp=timestamp)
+
+
+def read_table(path: Path, **options: Any) -> pd.DataFrame:
+    """A CSV or Parquet file as a frame; ``options`` of `pandas.read_csv`.
+
+    Raises:
+        ValueError: If the content is no table, or Parquet cannot be read here.
+    """
+    if path.name.lower().endswith(".parquet"):
+        check_parquet(path)
+        return pd.read_parquet(path)
+    try:
+        return pd.read_csv(path, **options)
+    except (ValueError, UnicodeDecodeError) as error:  # pandas' parsing errors are ValueErrors
+        raise ValueError(f"{path.name!r} is no CSV table ({str(error).strip().splitlines()[0]}).") from error
+
+
+def check_parquet(path: Path) -> None:
+    """Refuse a Parquet file where no package can handle it.
+
+    Raises:
+        ValueError: If neither pyarrow nor fastparquet is installed.
+    """
+    if not (find_spec("pyarrow") or find_spec("fastparquet")):
+        raise ValueError(
+            f"{str(path)!r}: Parquet needs a package that is not installed; run pip install -e '.[parquet]' (or pip "
+            "install pyarrow), or use a CSV."
+        )
 
 
 def from_long(
