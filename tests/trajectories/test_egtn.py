@@ -194,3 +194,17 @@ def test_refusals(generator):
         network(False)(x, t, {"h": cond["h"]})
     with pytest.raises(ValueError, match="time_channels"):
         EGTN(time_channels=3)
+
+
+@torch.no_grad()
+def test_conditions_of_a_system(generator):
+    """Centred and scaled; an unknown one is told from one at the centre; without any, all are unknown."""
+    net, (x, t, cond) = network(False, conditions={"temperature": [400.0, 100.0]}), inputs(generator)
+    for value, wanted in ((500.0, [1.0, 1.0]), (400.0, [0.0, 1.0]), (math.nan, [0.0, 0.0])):
+        (features,) = net._globals(x, {"condition": torch.full((2, 1), value)})
+        assert features[0, 3, 1].tolist() == wanted
+    unknown = net(x, t, {**cond, "condition": torch.full((2, 1), math.nan)})
+    assert torch.equal(unknown, net(x, t, cond))
+    assert not torch.equal(unknown, net(x, t, {**cond, "condition": torch.full((2, 1), 400.0)}))
+    with pytest.raises(ValueError, match="one column each for temperature"):
+        net(x, t, {**cond, "condition": torch.zeros(2, 2)})

@@ -13,6 +13,7 @@ Han et al. 2024, "Geometric Trajectory Diffusion Models" (GeoTDM), eq. 6-8 and a
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,19 +21,22 @@ from torch import Tensor, nn
 
 from scidiff.configurable import Configurable
 from scidiff.nn.batching import time_features
+from scidiff.nn.registry import get_network
 from scidiff.nn.temporal import TemporalAttention, frame_features
 
-__all__ = ["EGTN", "SpatialLayer", "TrajectoryFeatures"]
+__all__ = ["EGTN", "BackboneLayer", "SpatialLayer", "TrajectoryFeatures"]
 
 _COORDINATE_GAIN = 0.001  # the last weights of phi_x start small, so that positions hardly move at first
+_VECTOR_GAIN = 0.1  # likewise for the vectors of other networks
 _SQUARED_SOFTENING = 1e-8  # inside the root, so that its gradient is finite where nodes meet; the published value
 
 
 class TrajectoryFeatures(NamedTuple):
-    """Scalars (B, F, N, hidden) and positions (B, F, N, D)."""
+    """Scalars (B, F, N, hidden), positions (B, F, N, D), and vectors (B, F, N, c, D) or None."""
 
     h: Tensor
     pos: Tensor
+    v: Tensor | None = None
 
 
 class SpatialLayer(nn.Module):
@@ -58,7 +62,12 @@ class SpatialLayer(nn.Module):
         nn.init.xavier_uniform_(self.step[2].weight, gain=_COORDINATE_GAIN)  # pyright: ignore[reportArgumentType]
 
     def forward(
-        self, h: Tensor, pos: Tensor, edge_attr: Tensor | None = None, present: Tensor | None = None
+        self,
+        h: Tensor,
+        pos: Tensor,
+        edge_attr: Tensor | None = None,
+        present: Tensor | None = None,
+        v: Tensor | None = None,
     ) -> TrajectoryFeatures:
         """Apply the layer to every frame.
 
@@ -67,6 +76,7 @@ class SpatialLayer(nn.Module):
             pos: Positions (B, F, N, D).
             edge_attr: Pair features (B, N, N, edge_channels); entry [b, i, j] belongs to the message from j to i.
             present: True for nodes that exist in a frame, bool (B, F, N). Others neither send nor change.
+            v: Vectors, which the layer leaves as they are.
         """
         difference = pos[:, :, :, None] - pos[:, :, None]
         squared = difference.square().sum(-1)
@@ -82,9 +92,9 @@ class SpatialLayer(nn.Module):
         else:
             new = h + self.node(torch.cat([inner, total / count], -1))
         if present is None:
-            return TrajectoryFeatures(new, moved)
+            return TrajectoryFeatures(new, moved, v)
         kept = present[..., None]
-        return TrajectoryFeatures(torch.where(kept, new, h), torch.where(kept, moved, pos))
+        return TrajectoryFeatures(torch.where(kept, new, h), torch.where(kept, moved, pos), v)
 
     def _messages(self, h: Tensor, squared: Tensor, edge_attr: Tensor | None) -> Tensor:
         """m (B, F, N, N, hidden); the first weights are split, so that nodes and pairs are multiplied once."""
@@ -94,6 +104,58 @@ class SpatialLayer(nn.Module):
         if edge_attr is not None and self.edge_channels:
             m = m + (edge_attr @ edge.T)[:, None]
         return nn.functional.silu(self.second(nn.functional.silu(m)))
+
+
+class BackboneLayer(nn.Module):
+    """One layer of a network of `scidiff.nn` between the nodes of a frame, in place of `SpatialLayer`.
+
+    h <- h + (its scalars), x <- x + (its first vector), v <- v + (its other vectors), which carry directions from layer
+    to layer.
+
+    Symmetry: that of the network.
+
+    Args:
+        name: Name in `scidiff.nn.registry.NETWORKS`.
+        hidden: Channels.
+        edge_channels: Channels of the pair features.
+        vector_channels: Vectors of a node.
+    """
+
+    def __init__(self, name: str, hidden: int, edge_channels: int = 0, vector_channels: int = 0) -> None:
+        super().__init__()
+        options = {"edge_channels": edge_channels, "vector_channels": vector_channels}
+        self.norm = nn.LayerNorm(hidden)
+        self.network = get_network(
+            name, hidden, hidden=hidden, num_layers=1, out_channels=hidden, out_vectors=1 + vector_channels, **options
+        )
+        self.scale = nn.Parameter(torch.full((1 + vector_channels,), _VECTOR_GAIN))
+
+    def forward(
+        self,
+        h: Tensor,
+        pos: Tensor,
+        edge_attr: Tensor | None = None,
+        present: Tensor | None = None,
+        v: Tensor | None = None,
+    ) -> TrajectoryFeatures:
+        """Apply the layer to every frame; arguments as for `SpatialLayer`, and vectors (B, F, N, c, D)."""
+        b, f, n, d = pos.shape
+        mask = None if present is None else present.flatten(0, 1)
+        edges = None
+        if edge_attr is not None and self.network.edge_channels:
+            edges = edge_attr[:, None].expand(b, f, *edge_attr.shape[1:]).flatten(0, 1)
+        vectors = None if v is None else v.flatten(0, 1)
+        inner = self.norm(h).flatten(0, 1)
+        out = self.network(inner, pos.flatten(0, 1), edge_attr=edges, v=vectors, node_mask=mask)
+        moved = (out.v * self.scale[:, None]).reshape(b, f, n, -1, d)
+        new = TrajectoryFeatures(
+            h + out.h.reshape(h.shape), pos + moved[..., 0, :], None if v is None else v + moved[..., 1:, :]
+        )
+        if present is None:
+            return new
+        kept = present[..., None]
+        still = None if v is None or new.v is None else torch.where(kept[..., None], new.v, v)
+        return TrajectoryFeatures(torch.where(kept, new.h, h), torch.where(kept, new.pos, pos), still)
 
 
 class EGTN(Configurable, nn.Module):
@@ -121,6 +183,11 @@ class EGTN(Configurable, nn.Module):
         num_heads: Heads of the temporal attention.
         faithful: The published network.
         num_levels: Noise levels of the published network.
+        spatial: ``"egtn"`` for the paper's spatial layer, or a network of `scidiff.nn` by name, of which each layer is
+            one (three dimensions for all but ``"egnn"``).
+        vector_channels: Vectors of a node and frame, 0 at first, which such a network and the attention pass on.
+        conditions: Centre and scale of each number that describes a whole system, such as ``{"temperature": [400.0,
+            100.0]}``; ``cond["condition"]`` (B, conditions) has them in this order, NaN where one is not known.
 
     Raises:
         ValueError: If a number is out of its range; when called, if a shape does not fit.
@@ -139,8 +206,16 @@ class EGTN(Configurable, nn.Module):
         num_heads: int = 1,
         faithful: bool = False,
         num_levels: int = 1000,
+        spatial: str = "egtn",
+        vector_channels: int = 0,
+        conditions: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
+        if vector_channels < 0 or (spatial == "egtn" and vector_channels) or (faithful and spatial != "egtn"):
+            raise ValueError(
+                "vector_channels need another spatial layer than 'egtn', and the faithful network has none but that; "
+                f"got spatial={spatial!r}, vector_channels={vector_channels}, faithful={faithful}."
+            )
         if min(in_channels, edge_channels) < 0 or min(hidden, num_layers, num_levels) < 1:
             raise ValueError(
                 "in_channels and edge_channels must not be negative, hidden, num_layers and num_levels must be "
@@ -150,13 +225,18 @@ class EGTN(Configurable, nn.Module):
             raise ValueError(f"time_channels must be even and positive, got {time_channels}.")
         self.in_channels, self.edge_channels, self.hidden = in_channels, edge_channels, hidden
         self.time_channels, self.faithful, self.num_levels = time_channels, faithful, num_levels
-        self.embedding = nn.Linear(in_channels + time_channels + (0 if faithful else 3), hidden)
+        self.conditions = {name: (float(c), float(scale)) for name, (c, scale) in (conditions or {}).items()}
+        channels = in_channels + time_channels + (0 if faithful else 3) + 2 * len(self.conditions)
+        self.embedding = nn.Linear(channels, hidden)
+        self.vector_channels = vector_channels
         self.spatial = nn.ModuleList(
-            SpatialLayer(hidden, edge_channels, is_residual=not faithful) for _ in range(num_layers)
+            SpatialLayer(hidden, edge_channels, is_residual=not faithful)
+            if spatial == "egtn"
+            else BackboneLayer(spatial, hidden, edge_channels, vector_channels)
+            for _ in range(num_layers)
         )
-        self.temporal = nn.ModuleList(
-            TemporalAttention(hidden, num_heads=num_heads, is_scaled=not faithful) for _ in range(num_layers)
-        )
+        options = {"num_heads": num_heads, "is_scaled": not faithful, "vector_channels": vector_channels}
+        self.temporal = nn.ModuleList(TemporalAttention(hidden, **options) for _ in range(num_layers))
 
     def forward(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Displacement (B, F, N, D); see the class."""
@@ -166,7 +246,8 @@ class EGTN(Configurable, nn.Module):
         present = cond.get("node_mask")
         if present is not None:
             present = present[:, None].expand(x_t.shape[:3])
-        h = self.embedding(torch.cat([self._nodes(x_t, cond), *self._conditions(x_t, t, given)], -1))
+        features = [self._nodes(x_t, cond), *self._conditions(x_t, t, given), *self._globals(x_t, cond)]
+        h = self.embedding(torch.cat(features, -1))
         return self.layers(h, x_t, cond, present).pos - x_t
 
     def layers(
@@ -176,13 +257,16 @@ class EGTN(Configurable, nn.Module):
         edge_attr, frames = cond.get("edge_attr"), cond.get("frames")
         self._check_edges(pos, edge_attr)
         mask = None if present is None else present.transpose(1, 2).flatten(0, 1)
-        b = len(pos)
+        b, v = len(pos), None
+        if self.vector_channels:
+            v = pos.new_zeros(*pos.shape[:-1], self.vector_channels, pos.shape[-1])
         for spatial, temporal in zip(self.spatial, self.temporal, strict=True):
-            h, pos = spatial(h, pos, edge_attr, present)
-            rows = (part.transpose(1, 2).flatten(0, 1) for part in (h, pos))
-            out = temporal(*rows, frames=frames, frame_mask=mask)
+            h, pos, v = spatial(h, pos, edge_attr, present, v)
+            rows = [None if part is None else part.transpose(1, 2).flatten(0, 1) for part in (h, pos, v)]
+            out = temporal(rows[0], rows[1], v=rows[2], frames=frames, frame_mask=mask)
             h, pos = (part.unflatten(0, (b, -1)).transpose(1, 2) for part in (out.h, out.pos))
-        return TrajectoryFeatures(h, pos)
+            v = None if out.v is None else out.v.unflatten(0, (b, -1)).transpose(1, 2)
+        return TrajectoryFeatures(h, pos, v)
 
     def _nodes(self, x_t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Node features (B, F, N, in_channels)."""
@@ -208,6 +292,23 @@ class EGTN(Configurable, nn.Module):
         away = torch.where(given.any(1, keepdim=True), _lengths(x_t - _last_given(x_t, given)), 0.0)
         features = torch.stack([given.to(x_t.dtype), steps, away], -1)
         return [time_features(time, self.time_channels), features]
+
+    def _globals(self, x_t: Tensor, cond: dict[str, Tensor]) -> list[Tensor]:
+        """The conditions in their units, 0 if unknown, and whether they are known; (B, F, N, 2 conditions)."""
+        if not self.conditions:
+            return []
+        value = cond.get("condition")
+        if value is None:
+            value = x_t.new_full((len(x_t), len(self.conditions)), torch.nan)
+        if tuple(value.shape) != (len(x_t), len(self.conditions)):
+            raise ValueError(
+                f"condition must have shape {(len(x_t), len(self.conditions))}, one column each for "
+                f"{', '.join(self.conditions)}; got {tuple(value.shape)}."
+            )
+        centre, scale = value.new_tensor(list(self.conditions.values())).T
+        is_known = torch.isfinite(value)
+        features = torch.cat([torch.where(is_known, (value - centre) / scale, 0), is_known.to(value)], -1).to(x_t)
+        return [features[:, None, None].expand(*x_t.shape[:3], -1)]
 
     def _check_edges(self, pos: Tensor, edge_attr: Tensor | None) -> None:
         shape = (len(pos), pos.shape[2], pos.shape[2], self.edge_channels)
