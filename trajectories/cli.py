@@ -42,6 +42,10 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _model_options(parser: argparse.ArgumentParser, num_samples: int) -> None:
+    parser.add_argument(
+        "--condition", action="append", default=[], metavar="NAME=NUMBER", help="of every system: temperature=300"
+    )
+    parser.add_argument("--guidance-scale", type=float, default=1.0, metavar="W", help="of the condition; 1 for none")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw the paths of the first system")
     parser.add_argument("--gif", type=Path, metavar="GIF", help="also make a film of the first system")
     names = ("checkpoint", "num_samples", "steps", "solver", "seed", "device", "batch_size", "out")

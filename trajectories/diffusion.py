@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
+from scidiff.laws import NoiseLaw
 from scidiff.losses import TimeLaw
 from scidiff.schedule_base import Schedule
 from scidiff.training import DiffusionModule, StepLoss
+from trajectories.conditions import with_dropout
 from trajectories.networks.egtn import EGTN
 from trajectories.priors import Learned, Prior, get_prior
 from trajectories.process import CENTRED, LIVE, trajectory_process
@@ -40,12 +42,12 @@ def arranged(pos: Tensor, given: Tensor, features: Mapping[str, Tensor], scale: 
     Args:
         pos: Positions (B, N, F, D).
         given: True for given entries, bool (B, F, N).
-        features: ``h``, ``edge_attr`` and ``node_mask`` as far as they exist.
+        features: ``h``, ``edge_attr``, ``node_mask`` and ``condition`` as far as they exist.
         scale: Length of one unit of the model, in the units of ``pos``.
     """
     x = pos.transpose(1, 2) / scale
     real = torch.ones_like(given)
-    cond = {name: features[name] for name in ("h", "edge_attr", "node_mask") if name in features}
+    cond = {name: features[name] for name in ("h", "edge_attr", "node_mask", "condition") if name in features}
     if "node_mask" in cond:
         real = cond["node_mask"][:, None].expand_as(given)
         given = given & real
@@ -73,6 +75,9 @@ class TrajectoryDiffusion(DiffusionModule):
         prediction: What the network's displacement is read as, see `Denoiser`.
         scale: Length of one unit of the model, in the units of the data.
         time_law: Distribution of the training time; uniform by default.
+        condition_dropout: Probability that a training system does not tell its ``condition``, for guidance without a
+            classifier.
+        law: Law of the noise, Gaussian by default; `StudentTNoise` makes it PFGM++ in the space of the trajectories.
         dt: Time between frames; taken from the data module when training starts, if absent. For the record only.
         unit: Unit of positions; likewise.
         lr: Peak learning rate.
@@ -100,6 +105,8 @@ class TrajectoryDiffusion(DiffusionModule):
         prediction: str = "eps",
         scale: float = 1.0,
         time_law: TimeLaw | None = None,
+        condition_dropout: float = 0.1,
+        law: NoiseLaw | None = None,
         dt: float | None = None,
         unit: str | None = None,
         lr: float = 1e-3,
@@ -120,12 +127,15 @@ class TrajectoryDiffusion(DiffusionModule):
             noise_seed=noise_seed,
             compile=compile,
         )
-        if scale <= 0:
-            raise ValueError(f"scale must be positive, got {scale}.")
+        if scale <= 0 or not 0 <= condition_dropout <= 1:
+            raise ValueError(
+                f"expected scale > 0 and condition_dropout in [0, 1], got {scale} and {condition_dropout}."
+            )
+        self.condition_dropout = condition_dropout
         self.prior = _learned(network) if prior == "learned" else get_prior(prior)
         self.tasks = tasks if tasks is not None else TaskMix()
         self.scale, self.dt, self.unit = float(scale), dt, unit
-        self.denoiser = Denoiser(network, trajectory_process(schedule), prediction=prediction)
+        self.denoiser = Denoiser(network, trajectory_process(schedule, law), prediction=prediction)
 
     def configure_model(self) -> None:
         """Remember what the data says about time and unit."""
@@ -143,6 +153,8 @@ class TrajectoryDiffusion(DiffusionModule):
         x_0, cond, process = system.x_0, system.cond, self.denoiser.process
         t = self._times(b, f, cond[CENTRED], generator)
         x_1 = self.prior(x_0, cond["given"], cond)
+        cond = with_dropout(cond, self.condition_dropout, generator)
+        x_0, cond = self.tasks.noised_history(process, x_0, x_1, cond, generator)
         x_t, eps = process.perturb(x_0, t, generator=generator, x_1=x_1, cond=cond)
         error = (self.denoiser(x_t, t, cond, x_1).eps - eps).square().mean(-1)
         counted = cond[LIVE]

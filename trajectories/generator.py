@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, Literal
@@ -18,11 +18,12 @@ from scidiff.likelihood import log_prob
 from scidiff.noise import NoiseSource
 from scidiff.samplers import get_solver, sample
 from trajectories.batch import TrajectoryBatch
+from trajectories.conditions import condition_values, guided
 from trajectories.diffusion import System, arranged
 from trajectories.likelihood import log_prob_bound
 from trajectories.priors import Prior, get_prior
 from trajectories.process import TrajectorySpace
-from trajectories.tasks import known_mask
+from trajectories.tasks import known_mask, noised_history
 
 __all__ = ["TrajectoryGenerator"]
 
@@ -105,8 +106,10 @@ class TrajectoryGenerator(Pretrained):
             num_frames: Frames to add.
             num_samples: Samples of each system.
             options: ``h`` and ``edge_attr`` of the systems, if ``observed`` is an array; ``steps``; ``solver`` (name or
-                object); ``solver_options``; ``guidance`` (objects of the core, in units of the model); ``seed`` (an
-                int, or one per sample); ``device``; ``batch_size`` (samples at a time, 256); ``progress``.
+                object); ``solver_options``; ``guidance`` (objects of the core, in units of the model); ``condition``
+                (such as ``{"temperature": 300.0}``) and ``guidance_scale`` (1: none); ``history_level`` (noise level
+                of the given entries, for models trained with ``TaskMix(history=...)``); ``seed`` (an int, or one per
+                sample); ``device``; ``batch_size`` (samples at a time, 256); ``progress``.
 
         Returns:
             The observed frames and, after them, the new ones.
@@ -179,22 +182,26 @@ class TrajectoryGenerator(Pretrained):
             batch = replace(new, pos=torch.cat([batch.pos, new.pos[:, :, keep:]], 2))
         return replace(batch, meta={**batch.meta, "nfe": nfe, "num_samples": num_samples, "cond_frames": seen})
 
-    def refine(self, frames: Any, level: float = 0.3, **options: Any) -> TrajectoryBatch:
-        """Noise whole trajectories to time ``level`` and denoise them again; for models that generate from nothing.
+    def refine(self, frames: Any, level: float = 0.3, known: Any = None, **options: Any) -> TrajectoryBatch:
+        """Noise trajectories to time ``level`` and denoise them again, all but what is known (SDEdit).
 
         Args:
-            frames: As for `interpolate`.
+            frames: As for `interpolate`; all entries matter, those that are not known are improved.
             level: Diffusion time in (0, 1); more changes more.
+            known: What stays, as for `interpolate`; None for nothing, for models that generate from nothing.
             options: As for `forecast`.
 
         Raises:
-            ValueError: If ``level`` is out of range.
+            ValueError: If ``level`` is out of range, or everything is known.
         """
         if not 0 < level < 1:
             raise ValueError(f"level must be in (0, 1), got {level}.")
         batch, options = _with_features(frames, options)
-        given = torch.zeros(len(batch), batch.pos.shape[2], batch.pos.shape[1], dtype=torch.bool)
-        return self._complete(batch, given, level=level, **options)
+        _, n, f, _ = batch.pos.shape
+        mask = torch.zeros(f, n, dtype=torch.bool) if known is None else known_mask(known, f, n)
+        if bool(mask.all()):
+            raise ValueError("everything is known: nothing is left to refine.")
+        return self._complete(batch, mask.expand(len(batch), f, n), level=level, **options)
 
     def log_prob(
         self,
@@ -264,6 +271,9 @@ class TrajectoryGenerator(Pretrained):
         solver: Any = None,
         solver_options: dict[str, Any] | None = None,
         guidance: Any = None,
+        condition: Mapping[str, Any] | None = None,
+        guidance_scale: float = 1.0,
+        history_level: float = 0.0,
         seed: random.Seeds = 0,
         device: str | torch.device | None = None,
         batch_size: int = 256,
@@ -281,13 +291,17 @@ class TrajectoryGenerator(Pretrained):
             "steps": steps,
             "solver": self.solver if solver is None else solver,
             "solver_options": {"final_denoise": True, **(solver_options or {})},
-            "guidance": guidance,
+            "guidance": guided(guidance, guidance_scale),
             "progress": progress,
         }
+        if not 0 <= history_level < 1:
+            raise ValueError(f"history_level must be in [0, 1), got {history_level}.")
+        values = condition_values(self.denoiser.network, condition, len(batch)) if condition else None
         drawn, nfe = [], 0
         for start in range(0, len(rows), batch_size):
             part, own = rows[start : start + batch_size], seeds[start : start + batch_size]
-            pos, nfe = self._draw(batch.index(part), given[part], own, level, block, options)
+            more = {"history": history_level, "condition": None if values is None else values[part]}
+            pos, nfe = self._draw(batch.index(part), given[part], own, level, block, options, **more)
             drawn.append(pos.to(batch.pos))
         meta = {"steps": steps, "nfe": nfe, "solver": str(options["solver"]), "num_samples": num_samples}
         dt = self.dt if batch.dt is None else batch.dt
@@ -303,17 +317,32 @@ class TrajectoryGenerator(Pretrained):
         level: float | None,
         block: int,
         options: dict[str, Any],
+        *,
+        history: float,
+        condition: Tensor | None,
     ) -> tuple[Tensor, int]:
         """Positions (B, N, F, D) of one chunk, and the number of evaluations."""
         system = self._arranged(batch, given)
+        if condition is not None:
+            system.cond["condition"] = condition.to(system.x_0)
         cond = system.cond
         x_1 = self.prior(system.x_0, cond["given"], cond)
         init, grid = self._start(system, x_1, [(s, i + (block + 1) * _WORD) for s, i in seeds], level, options["steps"])
         own = [(s, i + block * _WORD) for s, i in seeds]
+        if history:
+            init, cond = self._with_history(init, x_1, cond, own, history)
         x, info = sample(self.denoiser, init, seed=own, cond=cond, x_1=x_1, grid=grid, save="none", **options)
         pos = ((x + system.origin) * self.scale).transpose(1, 2)
         known = (cond["given"].transpose(1, 2)[..., None]) | ~_real(cond, pos)
         return torch.where(known, batch.pos.to(pos), pos), info.nfe
+
+    def _with_history(
+        self, init: Tensor, x_1: Tensor, cond: dict[str, Tensor], seeds: Sequence[tuple[int, int]], level: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The first state with its given entries at a noise level."""
+        eps = NoiseSource(seeds, len(seeds), device=init.device).normal(init, "history")
+        levels = init.new_full((len(init),), level)
+        return noised_history(self.denoiser.process, init, x_1, cond, levels, eps)
 
     def _start(
         self, system: System, x_1: Tensor, seeds: Sequence[tuple[int, int]], level: float | None, steps: int

@@ -51,7 +51,7 @@ class _Classifier(nn.Module):
         given = torch.zeros(x.shape[:3], dtype=torch.bool, device=x.device)
         mask = cond.get("node_mask")
         present = None if mask is None else mask[:, None].expand(x.shape[:3])
-        h = net.embedding(torch.cat([net._nodes(x, cond), *net._conditions(x, x.new_zeros(len(x)), given)], -1))
+        h = net.embedding(torch.cat([net._nodes(x, cond), *net._conditions(x, x.new_zeros(len(x)), given, cond)], -1))
         h = net.layers(h, x, cond, present).h
         weight = torch.ones_like(h[..., :1]) if present is None else present[..., None].to(h.dtype)
         return self.readout((h * weight).sum((1, 2)) / weight.sum((1, 2)))[:, 0]

@@ -115,7 +115,7 @@ class Learned(Prior):
         known = torch.where(given[..., None], pos, self._filler(pos, given, cond))
         time = pos.new_zeros(len(pos))
         features = torch.cat(
-            [net._nodes(pos, cond), *net._conditions(known, time, given), *net._globals(pos, cond)], -1
+            [net._nodes(pos, cond), *net._conditions(known, time, given, {}), *net._globals(pos, cond)], -1
         )
         out = net.layers(net.embedding(features), known, cond, given)
         last = _frames(given).amax(1, keepdim=True)  # (B, 1, N)

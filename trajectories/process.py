@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from scidiff.laws import NoiseLaw
 from scidiff.noise import Masked
 from scidiff.process import Process
 from scidiff.schedule_base import Schedule, VariancePreserving
@@ -92,18 +93,20 @@ def published_schedule(num_levels: int = 1000) -> DiscreteVP:
     return DiscreteVP.linear(1e-4 * 1000 / num_levels, 0.02 * 1000 / num_levels, num_levels)
 
 
-def trajectory_process(schedule: Schedule | None = None) -> Process:
+def trajectory_process(schedule: Schedule | None = None, law: NoiseLaw | None = None) -> Process:
     """Process of trajectories.
 
     Args:
         schedule: A variance-preserving schedule of x - x_r, `VPSDE` by default; or one with an endpoint of its own,
             such as `MeanReverting`, whose ``max_sigma`` is the size of the noise in units of the model.
+        law: Law of the noise, Gaussian by default. With `StudentTNoise` one chi-square serves all entries of a system
+            that are not given: Student-t noise in the (F N - 1) D dimensions about the centre, if none is.
 
     Raises:
         TypeError: If the schedule is of another kind.
     """
     if schedule is not None and schedule.has_endpoint:
-        return Process(schedule, space=TrajectorySpace())
+        return Process(schedule, law, TrajectorySpace())
     if schedule is not None and not isinstance(schedule, VariancePreserving):
         raise TypeError(f"expected a variance-preserving schedule or one with an endpoint, got {schedule!r}.")
-    return Process(MovingMean(schedule), space=TrajectorySpace())
+    return Process(MovingMean(schedule), law, TrajectorySpace())

@@ -72,6 +72,7 @@ def _answer(options: argparse.Namespace, source: Path, run: Run) -> int:
     check_outputs(options.gif, suffixes=(".gif",))
     how = {"steps": options.steps, "solver": options.solver, "seed": options.seed, "progress": True}
     how |= {"device": resolve_device(options.device)}
+    how |= {"condition": _conditions(options.condition), "guidance_scale": options.guidance_scale}
     if options.batch_size is not None:
         how["batch_size"] = options.batch_size
     start = time.perf_counter()
@@ -112,6 +113,13 @@ def _check_record(generator: TrajectoryGenerator, given: TrajectoryBatch) -> Non
         )
     if generator.unit is not None and given.unit is not None and generator.unit != given.unit:
         raise UserError(f"the model was trained in the unit {generator.unit}, but the file is in {given.unit}.")
+
+
+def _conditions(words: list[str]) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in (pair.split("=") for pair in words)}
+    except ValueError as error:
+        raise UserError(f"--condition takes a name and a number, such as temperature=300, got {words}.") from error
 
 
 def _numbers(text: str) -> list[int]:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from scidiff.assets import suggestion
 from scidiff.configurable import Configurable
+from scidiff.process import Process
 from scidiff.random import drawn
+from trajectories.process import CENTRED, LIVE
 
-__all__ = ["TASKS", "TaskMix", "known_mask"]
+__all__ = ["TASKS", "TaskMix", "known_mask", "noised_history"]
 
 TASKS = ("unconditional", "forecast", "interpolate", "inpaint")
 
@@ -53,6 +55,26 @@ def known_mask(known: Any, num_frames: int, num_nodes: int) -> Tensor:
     return frames[:, None].expand(-1, num_nodes)
 
 
+def noised_history(
+    process: Process, x_0: Tensor, x_1: Tensor | None, cond: dict[str, Tensor], level: Tensor, eps: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The state with its given entries at the noise ``level`` (B,), and the context that says so.
+
+    Args:
+        process: Process of the trajectories.
+        x_0: State (B, F, N, D).
+        x_1: Moving mean, or None.
+        cond: Features and masks.
+        level: Diffusion times in [0, 1); 0 leaves a system as it is.
+        eps: Standard normal numbers like ``x_0``.
+    """
+    free = {name: value for name, value in cond.items() if name not in (LIVE, CENTRED)}
+    x_t, _ = process.perturb(x_0, level, eps, x_1=x_1, cond=free)
+    assert isinstance(x_t, Tensor)
+    is_noised = cond["given"][..., None] & (level > 0)[:, None, None, None]
+    return torch.where(is_noised, x_t, x_0), {**cond, "history": level}
+
+
 class TaskMix(Configurable):
     """Tasks of training, drawn for each system.
 
@@ -63,6 +85,8 @@ class TaskMix(Configurable):
         weights: Relative frequency of each task.
         cond_frames: Given frames of a forecast.
         independent: Probability that the frames of a system with given entries get noise levels of their own.
+        history: Largest noise level of given entries: half of the systems see theirs at a level between 0 and this one,
+            and are told so. A model that has learned this can be rolled out from a slightly noisy history.
 
     Raises:
         ValueError: If a task is unknown or a number is out of its range.
@@ -74,16 +98,20 @@ class TaskMix(Configurable):
         *,
         cond_frames: int = 10,
         independent: float = 0.0,
+        history: float = 0.0,
     ) -> None:
         self.weights = {"forecast": 1.0} if weights is None else dict(weights)
         for name in self.weights:
             if name not in TASKS:
                 raise ValueError(f"no task {name!r}{suggestion(name, list(TASKS))}.")
-        if cond_frames < 1 or not 0 <= independent <= 1:
-            raise ValueError(f"expected cond_frames >= 1 and independent in [0, 1], got {cond_frames}, {independent}.")
+        if cond_frames < 1 or not 0 <= independent <= 1 or not 0 <= history < 1:
+            raise ValueError(
+                "expected cond_frames >= 1, independent in [0, 1] and history in [0, 1), "
+                f"got {cond_frames}, {independent} and {history}."
+            )
         if min(self.weights.values(), default=0) < 0 or sum(self.weights.values()) <= 0:
             raise ValueError(f"weights must not be negative and not all 0, got {self.weights}.")
-        self.cond_frames, self.independent = cond_frames, independent
+        self.cond_frames, self.independent, self.history = cond_frames, independent, history
 
     def draw(self, num_systems: int, num_frames: int, generator: torch.Generator, device: Any = None) -> Tensor:
         """Given frames, bool (num_systems, num_frames).
@@ -104,6 +132,17 @@ class TaskMix(Configurable):
         inside = inside & (coins != coins.amax(1, keepdim=True))
         given = torch.where(task == 1, forecast, torch.where(task == 2, ends, inside))
         return given & (task > 0)
+
+    def noised_history(
+        self, process: Process, x_0: Tensor, x_1: Tensor | None, cond: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """State and context of training, with the given entries of some systems noised."""
+        if self.history == 0:
+            return x_0, cond
+        options: dict[str, Any] = {"generator": generator, "device": x_0.device}
+        level, coin = drawn(torch.rand, (2, len(x_0)), **options)
+        level = torch.where(coin < 0.5, self.history * level, 0)
+        return noised_history(process, x_0, x_1, cond, level, drawn(torch.randn, x_0.shape, **options))
 
     def _check_length(self, num_frames: int) -> None:
         asked: Sequence[str] = [name for name, weight in self.weights.items() if weight > 0]

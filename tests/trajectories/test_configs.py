@@ -65,6 +65,8 @@ def test_verbs(tmp_path, monkeypatch, capfd):
     Path("a.npz").unlink()
     TrajectoryBatch(runs.pos, runs.h, runs.edge_attr, dt=0.2).save("slow.npz")
     for words, text in (
+        ("forecast --observed runs.npz --condition temperature=300", "without conditions"),
+        ("forecast --observed runs.npz --condition hot", "a name and a number"),
         ("interpolate --frames runs.npz --known 0,x", "frame numbers with commas"),
         ("interpolate --frames runs.npz --known 6", "known frames"),
         ("forecast --observed slow.npz", "trained on frames 0.1 apart"),

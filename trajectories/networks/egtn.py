@@ -164,7 +164,8 @@ class EGTN(Configurable, nn.Module):
     ``x_t`` is (B, F, N, D); ``t`` (B,), or (B, F) for a noise level per frame. Read from ``cond``: ``"h"`` node
     features (B, N, in_channels) or (B, F, N, in_channels), ``"edge_attr"`` (B, N, N, edge_channels), ``"given"`` True
     for entries that are known, bool (B, F, N), ``"node_mask"`` True for real nodes, bool (B, N), ``"frames"`` numbers
-    of the frames (F,), 0, 1, ... by default. Returns the displacement (B, F, N, D) of the positions.
+    of the frames (F,), 0, 1, ... by default, ``"history"`` the noise level of given entries (B,), 0 by default.
+    Returns the displacement (B, F, N, D) of the positions.
 
     Given entries have time 0 and a flag as a feature; two more features say how far a node is from its last given
     position and from its position a frame before. With ``faithful=True`` the network is the published one: no flag, no
@@ -246,7 +247,7 @@ class EGTN(Configurable, nn.Module):
         present = cond.get("node_mask")
         if present is not None:
             present = present[:, None].expand(x_t.shape[:3])
-        features = [self._nodes(x_t, cond), *self._conditions(x_t, t, given), *self._globals(x_t, cond)]
+        features = [self._nodes(x_t, cond), *self._conditions(x_t, t, given, cond), *self._globals(x_t, cond)]
         h = self.embedding(torch.cat(features, -1))
         return self.layers(h, x_t, cond, present).pos - x_t
 
@@ -282,12 +283,14 @@ class EGTN(Configurable, nn.Module):
             )
         return (h if h.ndim == 4 else h[:, None].expand(b, f, n, -1)).to(x_t.dtype)
 
-    def _conditions(self, x_t: Tensor, t: Tensor, given: Tensor) -> list[Tensor]:
+    def _conditions(self, x_t: Tensor, t: Tensor, given: Tensor, cond: Mapping[str, Tensor]) -> list[Tensor]:
         """Features of time, and what the network knows about given entries, each (B, F, N, c)."""
         time = t.to(x_t.dtype).reshape(t.shape + (1,) * (3 - t.ndim)).expand(x_t.shape[:3])
         if self.faithful:
             return [frame_features(self.num_levels * time - 1, self.time_channels)]
-        time = torch.where(given, 0.0, time)
+        history = cond.get("history")
+        level = 0.0 if history is None else history.to(time)[:, None, None]
+        time = torch.where(given, level, time)
         steps = _lengths(torch.diff(x_t, dim=1, prepend=x_t[:, :1]))
         away = torch.where(given.any(1, keepdim=True), _lengths(x_t - _last_given(x_t, given)), 0.0)
         features = torch.stack([given.to(x_t.dtype), steps, away], -1)
