@@ -26,12 +26,15 @@ from timeseries.data.scaling import Scale, SeriesSpec, window_scale
 from timeseries.data.windows import Windows
 from timeseries.networks.mlp import WindowMLP
 from timeseries.networks.s4 import S4Backbone
+from timeseries.networks.wiener import WienerNetwork
 from timeseries.priors import WindowNoise
 
 __all__ = ["NUM_STEPS", "PRESETS", "TimeSeriesDiffusion", "make_denoiser", "scaled"]
 
 NUM_STEPS = 100
 OBSERVED = "observed"
+_MEASURED = 8192  # windows that the moments of a Wiener filter are taken from
+_OF_FIXED_LENGTH = tuple(f"{c.__module__}.{c.__qualname__}" for c in (WindowMLP, WienerNetwork))
 Preset = Literal["edm", "tsdiff", "pfgmpp", "flow"]
 
 
@@ -95,7 +98,7 @@ class TimeSeriesDiffusion(DiffusionModule):
 
     Args:
         network: Only its arguments are used: channels and variates come from the data, and weights start anew.
-            `S4Backbone` by default.
+            `S4Backbone` by default; a `WienerNetwork` needs ``preset="edm"`` and measures its moments at the start.
         spec: Windows of the training data; taken from the data module when training starts, if absent.
         preset: See `make_denoiser`; ``"tsdiff"`` trains on the 100 levels with the loss on eps, ``"edm"`` and
             ``"pfgmpp"`` on log-normal noise levels with the preconditioned loss, ``"flow"`` on uniform times with the
@@ -163,6 +166,11 @@ class TimeSeriesDiffusion(DiffusionModule):
         network = network if network is not None else S4Backbone()
         if not isinstance(network, Configurable):
             raise ValueError(f"network must be a Configurable such as S4Backbone, got {type(network).__name__}.")
+        if isinstance(network, WienerNetwork) and (preset != "edm" or conditional or law is not None):
+            raise ValueError(
+                "a WienerNetwork is for unconditional models with preset='edm' and white noise, got "
+                f"preset={preset!r}, conditional={conditional} and law={law!r}."
+            )
         self._template = network.to_config()
         self.spec: SeriesSpec | None = None
         if spec is not None:
@@ -177,6 +185,13 @@ class TimeSeriesDiffusion(DiffusionModule):
             self._adopt(spec)
         elif isinstance(spec, SeriesSpec):
             _check_windows(self.spec, spec)
+
+    def on_fit_start(self) -> None:
+        """Measure the moments that a `WienerNetwork` needs, unless they came with a checkpoint."""
+        network = self.denoiser.network
+        if isinstance(network, WienerNetwork) and network.needs_moments:
+            windows = self.trainer.datamodule.training_windows(_MEASURED)  # type: ignore[attr-defined]
+            network.measure(*(v.to(self.device) for v in (self.prepare(windows)[0], windows.observed)))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained on other windows."""
@@ -267,7 +282,14 @@ def _check_windows(model: SeriesSpec, data: SeriesSpec) -> None:
 def _fitted(template: Mapping[str, Any], spec: SeriesSpec, conditional: bool) -> nn.Module:
     """The network of a configuration, with channels, features, variates and length of ``spec``."""
     sizes = {"channels": 1, "features": spec.channels + 1} if conditional else {"channels": spec.channels}
-    arguments = {**template["init_args"], **sizes, "num_variates": spec.num_variates}
-    if template["class_path"] == f"{WindowMLP.__module__}.{WindowMLP.__qualname__}":
-        arguments["length"] = spec.length
-    return build({**template, "init_args": arguments})
+    return build(_sized(template, {**sizes, "num_variates": spec.num_variates}, spec.length))
+
+
+def _sized(template: Mapping[str, Any], sizes: Mapping[str, int], length: int) -> dict[str, Any]:
+    arguments = {**template["init_args"], **sizes}
+    if template["class_path"] in _OF_FIXED_LENGTH:
+        arguments["length"] = length
+    if "network" in arguments:
+        inner = arguments["network"] if arguments["network"] is not None else S4Backbone().to_config()
+        arguments["network"] = _sized(inner, sizes, length)
+    return {**template, "init_args": arguments}

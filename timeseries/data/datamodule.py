@@ -149,6 +149,12 @@ class TimeSeriesDataModule(Configurable, pl.LightningDataModule):
         sampler = _EpochSampler(self.batches_per_epoch, self._current_epoch)
         return ResumableLoader(data, batch_size=None, sampler=sampler, num_workers=self.num_workers)  # type: ignore
 
+    def training_windows(self, num_windows: int) -> Windows:
+        """Random windows to take statistics from; the same for every seed and call."""
+        self.setup()
+        store = self._stores["train"]
+        return store.take(store.draw(num_windows, torch.Generator().manual_seed(_STATISTICS_SEED)))
+
     def val_dataloader(self) -> DataLoader[Windows]:
         """The last window of each series, repeated up to about 512 windows so that the loss has little noise."""
         return self._ends(self.series)

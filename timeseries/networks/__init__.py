@@ -2,5 +2,6 @@
 
 from timeseries.networks.mlp import WindowMLP
 from timeseries.networks.s4 import S4Backbone
+from timeseries.networks.wiener import WienerNetwork
 
-__all__ = ["S4Backbone", "WindowMLP"]
+__all__ = ["S4Backbone", "WienerNetwork", "WindowMLP"]
