@@ -48,7 +48,7 @@ def _sampling_options(parser: argparse.ArgumentParser, num_samples: int) -> None
 
 def _guidance_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--guidance", choices=("mmps", "quantile", "ms"), help="how what is known guides (default: mmps)"
+        "--guidance", choices=("wiener", "mmps", "quantile", "ms"), help="how what is known guides (default: best)"
     )
     parser.add_argument("--guidance-scale", type=float, metavar="S", help="strength of quantile and ms guidance")
     parser.add_argument(

@@ -23,10 +23,12 @@ from timeseries.conditioning import FEATURES, conditions
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.windows import Windows
 from timeseries.diffusion import NUM_STEPS, scaled
+from timeseries.guidance import WienerGuidance
+from timeseries.networks.wiener import WienerNetwork
 
 __all__ = ["GUIDANCES", "SamplingOptions", "draw_windows", "is_conditional", "profile"]
 
-GUIDANCES = ("mmps", "quantile", "ms", "none")
+GUIDANCES = ("auto", "mmps", "wiener", "quantile", "ms", "none")
 GuidanceFactory = Callable[[Observation, Tensor], Any]
 
 
@@ -37,9 +39,11 @@ class SamplingOptions:
     Attributes:
         steps: Solver steps.
         solver: Name or object, see `scidiff.samplers.solver_names`.
-        guidance: How an unconditional model is told what is known: ``"mmps"`` (moment matching, no scale),
-            ``"quantile"`` or ``"ms"`` (self-guidance), ``"none"``, or a function of (observation, quantile levels) that
-            returns a guidance of the core. A conditional model takes none.
+        guidance: How an unconditional model is told what is known: ``"mmps"`` (moment matching, no scale), ``"wiener"``
+            (the same with the known covariance of a `timeseries.networks.WienerNetwork`, no backward passes),
+            ``"auto"`` (the latter where it applies), ``"quantile"`` or ``"ms"`` (self-guidance), ``"none"``, or a
+            function of (observation, quantile levels) that returns a guidance of the core. A conditional model takes
+            none.
         guidance_scale: Strength of self-guidance.
         parity: Form of self-guidance, see `scidiff.guidance.SelfGuidance`.
         krylov: ``"gmres"`` or ``"cg"`` for the linear system of moment matching. The Jacobian of a trained network is
@@ -52,7 +56,7 @@ class SamplingOptions:
 
     steps: int = 20
     solver: Any = "dpmpp_2m"
-    guidance: str | GuidanceFactory = "mmps"
+    guidance: str | GuidanceFactory = "auto"
     guidance_scale: float = 4.0
     parity: str = "paper"
     krylov: str = "gmres"
@@ -182,7 +186,7 @@ def _tell(
         return _Told(tuple(state.shape[1:]))
     y = state.repeat_interleave(num_samples, 0)
     observation = Observation(observed.repeat_interleave(num_samples, 0), y=y)
-    return _Told(tuple(state.shape[1:]), guidance=_guidance(observation, levels, options))
+    return _Told(tuple(state.shape[1:]), guidance=_guidance(denoiser, observation, levels, options))
 
 
 def is_conditional(denoiser: Denoiser) -> bool:
@@ -190,12 +194,16 @@ def is_conditional(denoiser: Denoiser) -> bool:
     return getattr(denoiser.network, FEATURES, 0) > 0
 
 
-def _guidance(observation: Observation, levels: Tensor, options: SamplingOptions) -> Any:
+def _guidance(denoiser: Denoiser, observation: Observation, levels: Tensor, options: SamplingOptions) -> Any:
     kind = options.guidance
+    if kind == "auto":
+        kind = "wiener" if isinstance(denoiser.network, WienerNetwork) else "mmps"
     if not isinstance(kind, str):
         return kind(observation, levels)
     if kind == "none":
         return None
+    if kind == "wiener":
+        return WienerGuidance(observation)
     if kind == "mmps":
         return MomentMatching(observation, options.iterations, options.krylov)  # type: ignore[arg-type]
     return SelfGuidance(observation, kind, options.guidance_scale, options.parity, levels=levels)  # type: ignore[arg-type]

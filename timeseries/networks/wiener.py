@@ -4,10 +4,11 @@ With data N(mu, U diag(lambda) U^T) and x_t = x_0 + rho n the best denoiser is t
 mu + U diag(lambda/(lambda + rho^2)) U^T (x_t - mu), and its error has the variance rho^2 lambda/(lambda + rho^2) along
 each column of U. `WienerNetwork` adds to it a correction in units of that error,
 
-    D(x_t) = mu + U [lambda/(lambda + rho^2) z + rho sqrt(lambda/(lambda + rho^2)) U^T G(U z/sqrt(lambda + rho^2), rho)],
+    D(x_t) = mu + U [lambda/(lambda + rho^2) z + rho sqrt(lambda/(lambda + rho^2)) U^T G],
+    z = U^T (x_t - mu),    G = G(U z/sqrt(lambda + rho^2), rho),
 
-z = U^T (x_t - mu), where the network G sees and gives numbers of unit variance. G starts at zero: the untrained model is
-a Gaussian process with the covariance of the data, and its guided forecasts are linear regression with error bars.
+where the network G sees and gives numbers of unit variance. G starts at zero: the untrained model is a Gaussian process
+with the covariance of the data, and its guided forecasts are linear regression with error bars.
 
 The covariance is that of a multivariate t distribution fitted by maximum likelihood: a few windows with outliers do not
 spoil it. Ours; the preconditioning is that of EDM for every principal component with its own data variance.
@@ -34,7 +35,7 @@ _RIDGE = 1e-4  # smallest variance over the mean one
 
 
 class WienerNetwork(Configurable, nn.Module):
-    """Denoises windows x (B, length, D, channels) of one fixed length; for ``prediction="edm"`` with unit data variance.
+    """Denoises windows x (B, length, D, channels) of one length; for ``prediction="edm"`` with unit data variance.
 
     Value and lags of a variate are one vector of length x channels numbers, whose moments all variates share. `measure`
     sets them before training; they travel with the weights.
@@ -99,17 +100,18 @@ class WienerNetwork(Configurable, nn.Module):
         rho = torch.exp(4 * t).to(x.dtype)[:, None, None]
         size = (1 + rho**2).sqrt()
         total = self.variances + rho**2
-        z = (self._rows(x) * size - self.mean) @ self.vectors
-        correction = self.network(self._windows(z / total.sqrt() @ self.vectors.T), t, cond)
-        error = self._rows(correction) @ self.vectors * (self.variances / total).sqrt() * size
+        z = (self.rows(x) * size - self.mean) @ self.vectors
+        correction = self.network(self.windows(z / total.sqrt() @ self.vectors.T), t, cond)
+        error = self.rows(correction) @ self.vectors * (self.variances / total).sqrt() * size
         linear = rho * (self.variances - 1) / (total * size) * z
-        return self._windows((linear + error) @ self.vectors.T + self.mean * rho / size)
+        return self.windows((linear + error) @ self.vectors.T + self.mean * rho / size)
 
-    def _rows(self, x: Tensor) -> Tensor:
-        """(B, L, D, channels) to (B, D, L channels)."""
+    def rows(self, x: Tensor) -> Tensor:
+        """Windows (B, L, D, channels) as vectors (B, D, L channels)."""
         return x.transpose(1, 2).flatten(2)
 
-    def _windows(self, rows: Tensor) -> Tensor:
+    def windows(self, rows: Tensor) -> Tensor:
+        """Inverse of `rows`."""
         length, _, channels = self.shape
         return rows.unflatten(2, (length, channels)).transpose(1, 2)
 
