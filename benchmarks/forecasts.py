@@ -18,9 +18,9 @@ from timeseries.data.masks import missing_mask
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries
 from timeseries.diffusion import make_denoiser
-from timeseries.evaluate import Task, baseline_rows, real_windows
+from timeseries.evaluate import Task, baseline_rows, real_windows, rolling_task
 from timeseries.generator import DiffusionForecaster
-from timeseries.networks import S4Backbone
+from timeseries.networks import S4Backbone, WienerNetwork
 from timeseries.synthesis_scores import discriminative_score, linear_predictive_score
 
 __all__ = ["FIGURES", "SAMPLERS", "Problem", "forecasts", "missing", "refinement", "sampling", "speed", "synthesis"]
@@ -53,7 +53,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         self.data: BenchmarkSet = load_benchmark(self.name)
-        self.task = self.part(self.windows)
+        self.task = self.part(Task(self.data.inputs, self.data.target, self.data.context_length))
 
     @property
     def spec(self) -> SeriesSpec:
@@ -61,12 +61,19 @@ class Problem:
         assert self.model.spec is not None
         return self.model.spec
 
-    def part(self, count: int | None) -> Task:
-        """``count`` test windows, evenly spaced in the published order; all if None."""
-        total = len(self.data.test)
-        chosen = np.arange(total) if count is None or count >= total else np.linspace(0, total - 1, count).round()
-        inputs = [self.data.inputs[int(k)] for k in chosen]
-        return Task(inputs, self.data.target[chosen.astype(int)], self.data.context_length)
+    @property
+    def validation(self) -> Task:
+        """The last P training values of each series, which training has held out."""
+        whole = [s for s in self.data.train if np.isfinite(s.values[-self.data.prediction_length :]).all()]
+        return self.part(rolling_task(whole, self.data.prediction_length))
+
+    def part(self, task: Task) -> Task:
+        """``windows`` of them, evenly spaced in the published order; all if None."""
+        total = len(task.target)
+        if self.windows is None or self.windows >= total:
+            return task
+        chosen = np.linspace(0, total - 1, self.windows).round().astype(int)
+        return Task([task.inputs[k] for k in chosen], task.target[chosen], task.context_length)
 
 
 def forecasts(problem: Problem) -> dict[str, Any]:
@@ -83,8 +90,8 @@ def forecasts(problem: Problem) -> dict[str, Any]:
 
 
 def sampling(problem: Problem, samplers: Sequence[dict[str, Any]] = SAMPLERS) -> list[dict[str, Any]]:
-    """Guidance, solver and steps on the same windows and seeds."""
-    return [{"set": problem.name, **options, **scored(problem, problem.task, options)} for options in samplers]
+    """Guidance, solver and steps on the same validation windows and seeds, so that no test window chooses."""
+    return [{"set": problem.name, **options, **scored(problem, problem.validation, options)} for options in samplers]
 
 
 def scored(problem: Problem, task: Task, options: dict[str, Any]) -> dict[str, Any]:
@@ -183,16 +190,16 @@ def hidden(series: TimeSeries, context: int, scenario: str, seed: int) -> TimeSe
 def speed() -> list[dict[str, Any]]:
     """Seconds (best of 3) for 100 paths of one series at 20 steps; weights do not matter, so they are fresh ones.
 
-    Twice: a window of 336 + 24 without guidance, and one of 96 + 24 guided by moment matching and by the filter.
+    A window of 336 + 24 without guidance; windows of 96 + 24 guided by moment matching and by the Wiener filter.
     """
-    generator = np.random.default_rng(0)
-    series = TimeSeries(generator.standard_normal(2000).cumsum(), _hour(), "walk")
+    series = TimeSeries(np.random.default_rng(0).standard_normal(2000).cumsum(), _hour(), "walk")
     records = []
-    for context, guidance in ((336, "none"), (96, "mmps")):
+    for context, guidance in ((336, "none"), (96, "mmps"), (96, "wiener")):
         spec = SeriesSpec("h", 24, context)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            network = S4Backbone(width=64, num_layers=3, state_size=64)
+            network: Any = S4Backbone(width=64, num_layers=3, state_size=64)
+            network = WienerNetwork(network, spec.length) if guidance == "wiener" else network
         model = DiffusionForecaster("h", 24, context, denoiser=make_denoiser(network), spec=spec)
         seconds = best(lambda m=model, g=guidance: m.forecast([series], 100, steps=20, guidance=g))
         records.append({"window": f"{context} + 24", "guidance": guidance, "paths": 100, "steps": 20} | seconds)

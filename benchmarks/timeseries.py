@@ -166,7 +166,8 @@ def _sampling(records: list[dict[str, Any]]) -> str:
                 ratio = found[20] / found[100]
                 text = f"{name}, {guidance}: CRPS of 20 guided steps is {ratio:.3f} of that of 100 (within .03)"
                 marks.append(_mark(abs(ratio - 1) <= 0.03, text))
-    return f"### Guidance, solver and steps\n\n{table(head, rows)}\n\n" + "\n".join(marks)
+    text = "On the validation windows (the last values of the training series, held out of training)."
+    return f"### Guidance, solver and steps\n\n{text}\n\n{table(head, rows)}\n\n" + "\n".join(marks)
 
 
 def _refinement(records: list[dict[str, Any]]) -> str:
