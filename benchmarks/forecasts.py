@@ -14,7 +14,7 @@ from scipy.stats import t as student
 from timeseries import metrics
 from timeseries.baselines import Ridge, seasonal_naive
 from timeseries.data.datasets import BenchmarkSet, load_benchmark
-from timeseries.data.masks import missing_mask
+from timeseries.data.masks import hide_context
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries
 from timeseries.diffusion import make_denoiser
@@ -27,15 +27,13 @@ __all__ = ["FIGURES", "SAMPLERS", "Problem", "forecasts", "missing", "refinement
 
 FIGURES = ("wql", "nd", "coverage_50", "coverage_90")
 SAMPLERS: tuple[dict[str, Any], ...] = (
-    {"guidance": "wiener", "steps": 5},
     {"guidance": "wiener", "steps": 10},
     {"guidance": "wiener", "steps": 20},
     {"guidance": "wiener", "steps": 100},
-    {"guidance": "wiener", "steps": 10, "solver": "heun"},
     {"guidance": "wiener", "steps": 20, "solver": "ancestral"},
     {"guidance": "mmps", "steps": 20},
-    {"guidance": "mmps", "steps": 100},
     {"guidance": "quantile", "steps": 20, "guidance_scale": 1.0},
+    {"guidance": "mmps", "steps": 100},
 )
 _REFERENCE_WINDOWS = 10_000
 _MISSING = ("none", "RM", "BM-B", "BM-E")
@@ -172,19 +170,9 @@ def missing(problem: Problem) -> list[dict[str, Any]]:
     task, spec = problem.task, problem.spec
     records = []
     for scenario in _MISSING:
-        inputs = [hidden(s, spec.context_length, scenario, k) for k, s in enumerate(task.inputs)]
+        inputs = task.inputs if scenario == "none" else hide_context(task.inputs, scenario, spec.context_length)
         records.append({"set": problem.name, "scenario": scenario, **scored(problem, task._replace(inputs=inputs), {})})
     return records
-
-
-def hidden(series: TimeSeries, context: int, scenario: str, seed: int) -> TimeSeries:
-    """The series without half of its last ``context`` values."""
-    if scenario == "none":
-        return series
-    mask = missing_mask(scenario, 1, context, generator=torch.Generator().manual_seed(seed))[0].numpy()
-    values = series.values.copy()
-    values[-context:][mask] = np.nan
-    return TimeSeries(values, series.start, series.item_id)
 
 
 def speed() -> list[dict[str, Any]]:

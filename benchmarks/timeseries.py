@@ -28,7 +28,7 @@ SETS = ("exchange", "m4_hourly", "pjm", "etth1")
 PARTS = ("forecasts", "sampling", "refinement", "synthesis", "missing", "speed")
 AIMS = {"exchange": 0.0085, "m4_hourly": 0.036, "pjm": 0.0699, "etth1": 0.257}
 REFINED = ({"step_size": 0.1}, {"step_size": 0.01}, {"step_size": 0.1, "sampler": "sgd"})
-_QUICK = {"exchange": (40, 50, 2), "m4_hourly": (60, 32, 1), "pjm": (40, 32, 1), "etth1": (60, 32, 1)}
+_QUICK = {"exchange": (40, 40, 2), "m4_hourly": (60, 32, 1), "pjm": (40, 32, 1), "etth1": (60, 32, 1)}
 _FULL = {"exchange": (None, 100, 5), "m4_hourly": (None, 100, 3), "pjm": (None, 100, 3), "etth1": (None, 100, 3)}
 _SMALLER = 3  # of the windows in the parts that run a model many times
 _PAGE = """Packaged models on the test windows of TSDiff's protocol. CRPS is GluonTS's mean weighted quantile loss
@@ -57,6 +57,7 @@ def main() -> None:
     for part in options.part:
         for name in options.sets if part != "speed" else ["any"]:
             records = measure(part, name, options)
+            content = _previous()  # parts may run side by side
             if records:
                 kept = [r for r in content["records"].get(part, []) if name not in ("any", r.get("set"))]
                 content["records"][part] = sorted([*kept, *records], key=lambda r: SETS.index(r.get("set", SETS[0])))
@@ -86,8 +87,8 @@ def measure(part: str, name: str, options: argparse.Namespace) -> list[dict[str,
     problem = Problem(name, model, windows, options.samples or samples, options.seeds or seeds)
     runs: dict[str, Callable[[], Any]] = {
         "forecasts": lambda: [parts.forecasts(problem)],
-        "sampling": lambda: parts.sampling(problem),
-        "refinement": lambda: parts.refinement(problem, REFINED),
+        "sampling": lambda: parts.sampling(problem, parts.SAMPLERS[:-1] if options.quick else parts.SAMPLERS),
+        "refinement": lambda: parts.refinement(problem, REFINED[:2] if options.quick else REFINED),
         "synthesis": lambda: [parts.synthesis(problem, 2_000 if options.quick else 10_000)],
         "missing": lambda: parts.missing(problem),
     }

@@ -50,6 +50,11 @@ class WienerNetwork(Configurable, nn.Module):
         ValueError: If ``network`` has no last layer ``output[-1]``.
     """
 
+    mean: Tensor
+    variances: Tensor
+    vectors: Tensor
+    is_measured: Tensor
+
     def __init__(
         self, network: nn.Module | None = None, length: int = 48, channels: int = 1, num_variates: int = 1
     ) -> None:
