@@ -277,7 +277,8 @@ def test_own_table_trains_and_forecasts(run, inputs):
     short = "--trainer.max_steps 1 --trainer.max_time null --trainer.accelerator cpu --trainer.logger false "
     short += "--trainer.limit_val_batches 0 --trainer.callbacks null --trainer.enable_checkpointing false "
     short += "--trainer.enable_progress_bar false --data.batch_size 2 --data.batches_per_epoch 1 --data.lags [] "
-    short += "--data.context_length 12 --model.network.width 8 --model.network.num_layers 1"
+    short += "--data.context_length 12 --model.network.network.width 8 "
+    short += "--model.network.network.num_layers 1"
     words = "-c pjm_cpu --data.source full.csv --data.freq h --data.prediction_length 6 --out mine.safetensors"
     result = run("fit", *words.split(), *short.split())
     assert result.status == 0, result.err
