@@ -19,6 +19,7 @@ from scidiff.kernels.messages import (
 from scidiff.kernels.neighbors import knn_graph, radius_graph
 from scidiff.kernels.segments import (
     edge_dot,
+    gather,
     gather_multiply_sum,
     segment_max,
     segment_mean,
@@ -42,6 +43,7 @@ __all__ = [
     "edge_geometry",
     "edge_mlp",
     "full_graph",
+    "gather",
     "gather_multiply_sum",
     "knn_graph",
     "neighbor_attention",

@@ -3,7 +3,8 @@
 In this order: a transform of ``torch.func`` or forward-mode differentiation takes the torch definition (registered
 operations have no tangent: it would silently be zero); then ``backend=`` of the call, `use_backend`, the environment
 variable ``SCIDIFF_KERNELS``; ``auto`` takes the first body of its table that can run. A body asked for by name that
-cannot run raises with the reason.
+cannot run raises with the reason; where the name comes from `use_backend` or the environment, operations that have no
+body of that name choose as in ``auto`` (a network has many operations), and `report` says so.
 """
 
 from __future__ import annotations
@@ -39,6 +40,11 @@ _CPU: dict[str, tuple[str, ...]] = {
     "softmax_gather_sum": ("numba", "torch"),
     "neighbor_attention": ("dense", "torch"),
     "ponita_conv": ("numba", "torch"),
+    "gather": ("numba", "torch"),
+    "segment_sum": ("numba", "torch"),
+    "segment_mean": ("numba", "torch"),
+    "segment_max": ("numba", "torch"),
+    "segment_softmax": ("numba", "torch"),
 }
 
 _log = logging.getLogger("scidiff.kernels")
@@ -138,7 +144,9 @@ class Call:
         self.needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in given)
         self.body = "torch"
         if op in _CPU:
-            self.body = _choose(op, given[0].device.type, self.graph, _asked(backend), refusal, limit)
+            device, asked = given[0].device.type, _asked(backend)
+            is_spared = backend is None and asked not in ("auto", "torch") and bool(_no_body(op, asked))
+            self.body = _choose(op, device, self.graph, asked, refusal, limit, is_spared)
 
     def widths(self, name: str, x: Tensor, rank: int) -> tuple[int, ...]:
         """Sizes of node features (N, *) behind the first, once N, ``rank`` and device are right (see `check`)."""
@@ -226,17 +234,19 @@ def _known(name: str) -> str:
     return name
 
 
-def _choose(op: str, device: str, graph: NeighborList, asked: str, refusal: str, limit: str) -> str:
+def _choose(
+    op: str, device: str, graph: NeighborList, asked: str, refusal: str, limit: str, is_spared: bool = False
+) -> str:
     if transforms_active():
         return _note(op, device, "torch", "a transform of torch.func or forward-mode differentiation is active")
     if asked == "torch":
         return _note(op, device, "torch", "asked for")
-    if asked != "auto":
+    if asked != "auto" and not is_spared:
         reason = refusal or _obstacle(op, device, graph, asked, limit)
         if reason:
             raise ValueError(f"backend {asked!r} cannot run {op}: {reason}. Use backend='auto' to let it be chosen.")
         return _note(op, device, asked, "asked for")
-    skipped = []
+    skipped = [f"{asked}: {_no_body(op, asked)}"] if is_spared else []
     for body in _CPU[op] if device == "cpu" else _GPU.get(op, ("triton", "torch")):
         reason = "" if body == "torch" else refusal or _obstacle(op, device, graph, body, limit)
         if body == "dense" and not reason:
@@ -258,8 +268,8 @@ def _note(op: str, device: str, body: str, reason: str) -> str:
 
 def _obstacle(op: str, device: str, graph: NeighborList, body: str, limit: str) -> str:
     """Why a body cannot run this call; empty if it can."""
-    if body not in (*_CPU[op], "triton", "interpret"):
-        return f"this operation has the bodies {', '.join(_CPU[op])} and triton"
+    if _no_body(op, body):
+        return _no_body(op, body)
     if body == "dense":
         return "" if isinstance(graph, FullGraph) else "it needs a full_graph, where each pair has one edge"
     if graph.is_padded:
@@ -269,6 +279,11 @@ def _obstacle(op: str, device: str, graph: NeighborList, body: str, limit: str) 
     if body == "numba" and device != "cpu":
         return f"it runs on the CPU, and the tensors are on {device}"
     return _no_numba() if body == "numba" else ""
+
+
+def _no_body(op: str, body: str) -> str:
+    has_body = body in (*_CPU[op], "triton", "interpret")
+    return "" if has_body else f"this operation has the bodies {', '.join(_CPU[op])} and triton"
 
 
 def _no_triton(device: str, body: str) -> str:

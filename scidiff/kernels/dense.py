@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -34,13 +36,29 @@ def neighbor_attention(
     logits = torch.baddbmm(
         _square(graph, bias, lowest), _heads(graph, q), _heads(graph, k).transpose(1, 2), alpha=width**-0.5
     )
-    p = torch.softmax(logits, dim=-1)
+    p: Any = _Softmax.apply(logits)
     has_edges = (graph.degree > 0)[:, None, None]
     out = torch.where(has_edges, _nodes(graph, torch.bmm(p, _heads(graph, v)), heads), 0.0)
     if v_vec is None:
         return out, None
     vectors = _nodes(graph, torch.bmm(p, _heads(graph, v_vec.flatten(2))), heads)
     return out, torch.where(has_edges, vectors, 0.0).unflatten(2, v_vec.shape[2:])
+
+
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last axis; torch's own gradient sums a row in an order that depends on the number of threads."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        p = torch.softmax(logits, dim=-1)
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        (p,) = ctx.saved_tensors
+        weighted = p * g
+        return weighted - p * weighted.sum(-1, keepdim=True)
 
 
 def _is_even(graph: NeighborList) -> bool:
@@ -58,8 +76,9 @@ def _square(graph: NeighborList, values: Tensor, other: float) -> Tensor:
     num, size, heads = graph.num_graphs, graph.max_nodes, values.shape[1]
     if _is_even(graph):
         # without its first entry, a flat matrix is n - 1 rows of n pairs and the next entry of the diagonal
+        cells = values.new_full((num * heads, size * size), other)
         pairs = values.view(num, size - 1, size, heads).permute(0, 3, 1, 2)
-        cells = F.pad(F.pad(pairs, (0, 1), value=other).flatten(2), (1, 0), value=other)
+        cells[:, 1:].view(num, heads, size - 1, size + 1)[..., :-1] = pairs
         return cells.view(num * heads, size, size)
     start = values.new_full((num * size * size, heads), other)
     cells = start.index_copy(0, graph.edge_slot, values)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
+from scidiff.kernels.segments import gather
 
 __all__ = ["edge_geometry"]
 
@@ -21,21 +22,23 @@ def edge_geometry(pos: Tensor, g: NeighborList | Tensor, cell: Tensor | None = N
         cell: Lattice vectors in rows, (G, 3, 3) or (3, 3), for a list with shifts.
 
     Returns:
-        vec (E, D) and dist (E,).
+        vec (E, D) and dist (E,), in float32 for positions in bfloat16 or float16.
 
     Raises:
         ValueError: If the list has shifts and ``cell`` is missing.
     """
     graph = as_neighbor_list(g, pos.shape[0])
-    source, target = graph.source, graph.target
-    vec = pos.index_select(0, source) - pos.index_select(0, target)
+    pos = pos.to(torch.promote_types(pos.dtype, torch.float32))
+    vec = gather(pos, graph) - gather(pos, graph, "target")
     if graph.shifts is not None:
         if cell is None:
             raise ValueError(
                 "the list has periodic shifts: give the cell, lattice vectors in rows, (3, 3) or (G, 3, 3)."
             )
         shifts, lattice = graph.shifts.to(pos.dtype), cell.reshape(-1, 3, 3).to(pos)
-        per_edge = lattice[:1] if len(lattice) == 1 else lattice.index_select(0, graph.batch.index_select(0, target))
+        per_edge = (
+            lattice[:1] if len(lattice) == 1 else lattice.index_select(0, graph.batch.index_select(0, graph.target))
+        )
         vec = vec + (shifts[:, :, None] * per_edge).sum(1)
     d2 = vec.square().sum(-1)
     is_apart = d2 > 0

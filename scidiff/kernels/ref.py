@@ -200,7 +200,8 @@ def ponita_spatial(x: Tensor, basis: Tensor, W: Tensor, source: Tensor, target: 
 
 def fiber_conv(y: Tensor, fiber: Tensor, bias: Tensor | None) -> Tensor:
     """z_ipc = (1/O) sum_o fiber_opc y_ioc + bias_c."""
-    z = torch.einsum("noc,opc->npc", y, fiber) / y.shape[1]
+    features = y.permute(2, 1, 0).contiguous().transpose(1, 2)  # (C, N, O): rows of a product do not feel each other
+    z = torch.bmm(features, (fiber / y.shape[1]).permute(2, 0, 1).contiguous()).permute(1, 2, 0)
     return z if bias is None else z + bias
 
 

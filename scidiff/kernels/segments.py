@@ -6,14 +6,17 @@ of what was given. Empty rows give 0. Sums run in float32 or better; results hav
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
-from scidiff.kernels import dense, ops, ref
+from scidiff.kernels import dense, ops, ref, segment_ops
 from scidiff.kernels._dispatch import Call, operation
 from scidiff.kernels.graph import NeighborList
 
 __all__ = [
     "edge_dot",
+    "gather",
     "gather_multiply_sum",
     "segment_max",
     "segment_mean",
@@ -24,44 +27,106 @@ __all__ = [
 
 
 @operation
-def segment_sum(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
+def segment_sum(
+    v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None, backend: str | None = None
+) -> Tensor:
     """out_i = sum_{e -> i} v_e.
 
     Args:
         v: Edge features (E, *).
         g: Graph; with an ``edge_index``, say ``num_nodes`` if the last nodes may have no edges.
         num_nodes: N, for an ``edge_index``.
+        backend: Body to run; see `scidiff.kernels.report`.
 
     Returns:
         Node features (N, *).
     """
-    call = Call("segment_sum", g, num_nodes, (v,), None)
-    call.check(("v", v, (call.graph.num_edges, *v.shape[1:])))
-    return call.node_result(ref.segment_sum(call.edge(v), call.target, call.num_rows), v)
+    return _reduced("segment_sum", v, g, num_nodes, backend)
 
 
 @operation
-def segment_mean(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
+def segment_mean(
+    v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None, backend: str | None = None
+) -> Tensor:
     """Mean of v (E, *) over the edges of each target (N, *), 0 without edges; arguments of `segment_sum`."""
-    call = Call("segment_mean", g, num_nodes, (v,), None)
-    call.check(("v", v, (call.graph.num_edges, *v.shape[1:])))
-    return call.node_result(ref.segment_mean(call.edge(v), call.target, call.num_rows), v)
+    return _reduced("segment_mean", v, g, num_nodes, backend)
 
 
 @operation
-def segment_max(v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
-    """Largest v (E, *) over the edges of each target (N, *), 0 without edges; arguments of `segment_sum`."""
-    call = Call("segment_max", g, num_nodes, (v,), None)
-    call.check(("v", v, (call.graph.num_edges, *v.shape[1:])))
-    return call.node_result(ref.segment_max(call.edge(v), call.target, call.num_rows), v)
+def segment_max(
+    v: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None, backend: str | None = None
+) -> Tensor:
+    """Largest v (E, *) over the edges of each target (N, *), 0 without edges; arguments of `segment_sum`.
+
+    Ties share the gradient.
+    """
+    return _reduced("segment_max", v, g, num_nodes, backend)
 
 
 @operation
-def segment_softmax(logits: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None) -> Tensor:
+def segment_softmax(
+    logits: Tensor, g: NeighborList | Tensor, *, num_nodes: int | None = None, backend: str | None = None
+) -> Tensor:
     """exp(l_e) / sum over the edges with the same target, per channel: (E, *) -> (E, *)."""
-    call = Call("segment_softmax", g, num_nodes, (logits,), None)
-    call.check(("logits", logits, (call.graph.num_edges, *logits.shape[1:])))
-    return call.edge_result(ref.segment_softmax(call.edge(logits), call.target, call.num_rows), logits)
+    call = _segment_call("segment_softmax", logits, g, num_nodes, backend)
+    edges = call.edge(logits)
+    if call.body == "torch":
+        return call.edge_result(ref.segment_softmax(edges, call.target, call.num_rows), logits)
+    out = segment_ops.segment_softmax(_flat(edges), call.graph.ptr, call.graph.target, call.body)
+    return call.edge_result(out.view(edges.shape), logits)
+
+
+def _reduced(op: str, v: Tensor, g: NeighborList | Tensor, num_nodes: int | None, backend: str | None) -> Tensor:
+    call = _segment_call(op, v, g, num_nodes, backend)
+    edges = call.edge(v)
+    if call.body == "torch":
+        return call.node_result(getattr(ref, op)(edges, call.target, call.num_rows), v)
+    reduce = segment_ops.segment_max if op == "segment_max" else segment_ops.segment_sum
+    out = reduce(_flat(edges), call.graph.ptr, call.graph.target, call.body)
+    if op == "segment_mean":
+        out = out / call.graph.degree.clamp_min(1)[:, None]
+    return call.node_result(out.view(call.graph.num_nodes, *v.shape[1:]), v)
+
+
+def _segment_call(op: str, v: Tensor, g: NeighborList | Tensor, num_nodes: int | None, backend: str | None) -> Call:
+    call = Call(op, g, num_nodes, (v,), backend)
+    call.check(("v", v, (call.graph.num_edges, *v.shape[1:])))
+    return call
+
+
+def _flat(v: Tensor) -> Tensor:
+    return v.reshape(v.shape[0], math.prod(v.shape[1:]))
+
+
+@operation
+def gather(x: Tensor, g: NeighborList | Tensor, end: str = "source", *, backend: str | None = None) -> Tensor:
+    """x_source (or x_target) of each edge, with a gradient that is a sum over rows: the same bits in every run.
+
+    Args:
+        x: Node features (N, *).
+        g: Graph.
+        end: ``"source"`` or ``"target"``.
+        backend: Body to run.
+
+    Returns:
+        Edge features (E, *).
+
+    Raises:
+        ValueError: If ``end`` is unknown.
+    """
+    if end not in ("source", "target"):
+        raise ValueError(f'end must be "source" or "target", got {end!r}.')
+    call = Call("gather", g, x.shape[0], (x,), backend)
+    call.check(("x", x, (call.graph.num_nodes, *x.shape[1:])))
+    features, graph = _flat(x).to(call.dtype), call.graph
+    if call.body == "torch":
+        out = features.index_select(0, graph.source if end == "source" else graph.target)
+    elif end == "target":
+        out = segment_ops.segment_expand(features, graph.ptr, graph.target, call.body)
+    else:
+        transpose = (graph.t_ptr, graph.t_edge) if call.needs_grad else (None, None)
+        out = segment_ops.gather(features, graph.source, *transpose, call.body)
+    return call.edge_result(out.view(graph.num_edges, *x.shape[1:]), x)
 
 
 @operation

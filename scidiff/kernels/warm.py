@@ -13,11 +13,18 @@ from scidiff.kernels.full import full_graph
 from scidiff.kernels.graph import NeighborList
 from scidiff.kernels.messages import cfconv, painn_message, ponita_conv, softmax_gather_sum
 from scidiff.kernels.neighbors import knn_graph, radius_graph
-from scidiff.kernels.segments import edge_dot, gather_multiply_sum, weighted_sum
+from scidiff.kernels.segments import (
+    edge_dot,
+    gather_multiply_sum,
+    segment_max,
+    segment_softmax,
+    segment_sum,
+    weighted_sum,
+)
 
 __all__ = ["Bodies", "compile_bodies", "compiled_bodies", "threading_layer"]
 
-_MODULES = ("attention", "gms", "graph", "painn")
+_MODULES = ("_threads", "attention", "gms", "graph", "painn", "segment")
 
 
 class Bodies(NamedTuple):
@@ -84,6 +91,7 @@ def _run(dtype: torch.dtype) -> None:
         outs = [gather_multiply_sum(x, w, g), weighted_sum(x, dist, g), edge_dot(x, x, g)]
         outs += [softmax_gather_sum(w, x, g), cfconv(x, dist, draw(8, f), draw(f), g, basis, cutoff)]
         outs += painn_message(draw(n, 3 * f), v, dist, unit, draw(8, 3 * f), draw(3 * f), g, basis, cutoff)
+        outs += [segment_sum(w, g), segment_max(w, g), segment_softmax(w, g)]
         outs += [ponita_conv(draw(n, 4, 8), draw(e, 4, 8), draw(8, 8), draw(4, 4, 8), g)]
         torch.stack([out.sum() for out in outs]).sum().backward()
         g.t_edge  # noqa: B018  (sorts the transpose)

@@ -35,13 +35,15 @@ class NodeOutput(NamedTuple):
 class EquivariantNetwork(Configurable, nn.Module, ABC):
     r"""Base class of the networks: common arguments and the two input forms.
 
-    Called as ``net(h, pos, t, edge_index=..., edge_attr=..., v=..., batch=..., node_mask=...)``, see `forward`. A
+    Called as ``net(h, pos, t, edge_index=..., edge_attr=..., v=..., batch=..., node_mask=...,
+    cell=...)``, see `forward`. A
     subclass writes `message_passing`, for flat nodes, and sets ``symmetry`` and ``dims``.
 
     Attributes:
         symmetry: ``"E(3)"``, ``"SE(3)"`` (mirror images are told apart), or one of them and ``" approximate"``; outputs
             ignore translations in any case.
         dims: Numbers of spatial dimensions D that the network takes; None for any.
+        no_cell: Why the network has no meaning in a periodic cell; empty if it has.
 
     Args:
         in_channels: Scalar input channels of a node.
@@ -61,6 +63,7 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
 
     symmetry: str = "E(3)"
     dims: ClassVar[tuple[int, ...] | None] = (3,)
+    no_cell: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -104,6 +107,7 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
         v: Tensor | None = None,
         batch: Tensor | None = None,
         node_mask: Tensor | None = None,
+        cell: Tensor | None = None,
     ) -> NodeOutput:
         """Apply the network to flat graphs (``pos`` of shape (N, D)) or to a padded batch ((B, N, D)).
 
@@ -122,6 +126,9 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
             batch: Flat form only: graph of each node (N,), sorted; None for one graph, or for those of a list.
             node_mask: Padded form only: True for real nodes, bool (B, N). Padded nodes neither send nor receive, and
                 get zeros.
+            cell: Lattice vectors in rows (unit of ``pos``), (3, 3) or (G, 3, 3): the graphs are periodic, and pairs
+                within ``cutoff`` count with all images. An ``edge_index`` is then the list of
+                `scidiff.kernels.radius_graph` with this cell.
 
         Returns:
             Scalars and vectors of the nodes, in the form of the input.
@@ -129,10 +136,11 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
         Raises:
             ValueError: If a shape does not fit.
         """
+        self._check_cell(pos, cell)
         if pos.dim() == 3:
-            graphs, layout = self._flatten_dense(h, pos, t, edge_index, edge_attr, v, batch, node_mask)
+            graphs, layout = self._flatten_dense(h, pos, t, edge_index, edge_attr, v, batch, node_mask, cell)
         else:
-            graphs, layout = self._flatten_sparse(h, pos, t, edge_index, edge_attr, v, batch, node_mask)
+            graphs, layout = self._flatten_sparse(h, pos, t, edge_index, edge_attr, v, batch, node_mask, cell)
         return self._restore(self.message_passing(graphs), layout)
 
     @abstractmethod
@@ -154,16 +162,20 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
         """Scalars of a node that `message_passing` gets: ``in_channels + time_channels``."""
         return self.in_channels + self.time_channels
 
-    def _flatten_dense(self, h, pos, t, edge_index, edge_attr, v, batch, node_mask) -> tuple[GraphBatch, Layout]:
+    def _flatten_dense(
+        self, h, pos, t, edge_index, edge_attr, v, batch, node_mask, cell=None
+    ) -> tuple[GraphBatch, Layout]:
         if edge_index is not None or batch is not None:
             raise ValueError(
                 "a padded batch (pos of shape (B, N, D)) takes node_mask (B, N) and edge_attr (B, N, N, c), no "
                 "edge_index and no batch. Flatten the nodes to pass an edge list."
             )
         self._check(h, pos, edge_attr, v)
-        return flatten_dense(h, pos, t, edge_attr, v, node_mask, self.time_channels, self.cutoff)
+        return flatten_dense(h, pos, t, edge_attr, v, node_mask, cell, self.time_channels, self.cutoff)
 
-    def _flatten_sparse(self, h, pos, t, edge_index, edge_attr, v, batch, node_mask) -> tuple[GraphBatch, Layout]:
+    def _flatten_sparse(
+        self, h, pos, t, edge_index, edge_attr, v, batch, node_mask, cell=None
+    ) -> tuple[GraphBatch, Layout]:
         if pos.dim() != 2:
             raise ValueError(f"pos must have shape (N, D) or (B, N, D), got {tuple(pos.shape)}.")
         if node_mask is not None:
@@ -171,7 +183,7 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
         if edge_attr is not None and edge_index is None:
             raise ValueError("edge_attr of shape (E, c) needs the edge_index (2, E) whose order it has.")
         self._check(h, pos, edge_attr, v)
-        return flatten_sparse(h, pos, t, edge_index, edge_attr, v, batch, self.time_channels, self.cutoff)
+        return flatten_sparse(h, pos, t, edge_index, edge_attr, v, batch, cell, self.time_channels, self.cutoff)
 
     def _check(self, h: Tensor, pos: Tensor, edge_attr: Tensor | None, v: Tensor | None) -> None:
         nodes, dims = tuple(pos.shape[:-1]), pos.shape[-1]
@@ -185,6 +197,14 @@ class EquivariantNetwork(Configurable, nn.Module, ABC):
         else:
             num_edges = len(edge_attr) if edge_attr is not None else 0
             _check_shape("edge_attr", edge_attr, (num_edges, self.edge_channels), "edge_channels")
+
+    def _check_cell(self, pos: Tensor, cell: Tensor | None) -> None:
+        if cell is None:
+            return
+        if self.no_cell:
+            raise ValueError(f"{type(self).__name__} takes no periodic cell: {self.no_cell}.")
+        if pos.shape[-1] != 3:
+            raise ValueError(f"a periodic cell needs positions in 3 dimensions, got pos of shape {tuple(pos.shape)}.")
 
     def _restore(self, out: NodeOutput, layout: Layout) -> NodeOutput:
         edges = None if out.edge_attr is None else layout.edges(out.edge_attr)

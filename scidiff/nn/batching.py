@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from scidiff.kernels import NeighborList, edge_geometry, full_graph, radius_graph
+from scidiff.kernels import NeighborList, edge_geometry, full_graph, gather, radius_graph, segment_mean
+from scidiff.kernels.lazy import lazy
 
 __all__ = ["GraphBatch", "Layout", "flatten_dense", "flatten_sparse", "time_features"]
 
@@ -28,6 +28,7 @@ class GraphBatch:
         edge_attr: Edge features (E, edge_channels) in the order of ``g``; no channels if there are none.
         time: Time features (N, time_channels).
         g: The edges.
+        cell: Lattice vectors in rows (3, 3) or (G, 3, 3), where the edges have periodic images; else None.
     """
 
     h: Tensor
@@ -36,23 +37,42 @@ class GraphBatch:
     edge_attr: Tensor
     time: Tensor
     g: NeighborList
+    cell: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:
         """Scalars and time features of each node, (N, in_channels + time_channels)."""
         return torch.cat([self.h, self.time], -1)
 
-    @property
+    @lazy
     def geometry(self) -> tuple[Tensor, Tensor]:
         """Edge vectors pos[source] - pos[target] (E, D) and their lengths (E,), 0 and without gradient where equal."""
-        return edge_geometry(self.pos, self.g)
+        return self.geometry_at(self.pos)
+
+    @lazy
+    def unit(self) -> Tensor:
+        """Edge vectors of length 1, (E, D); 0 for coincident points."""
+        vec, dist = self.geometry
+        return vec / torch.where(dist > 0, dist, 1.0)[:, None]
+
+    def geometry_at(self, pos: Tensor) -> tuple[Tensor, Tensor]:
+        """`geometry` where the nodes have moved to ``pos`` (N, D), in its dtype; periodic images stay as they are."""
+        vec, dist = edge_geometry(pos, self.g, self.cell)
+        return vec.to(pos.dtype), dist.to(pos.dtype)
 
     def graph_mean(self, x: Tensor) -> Tensor:
         """Mean over the nodes of each graph, given back to its nodes: (N, ...)."""
+        graphs = self._graphs_of_nodes
+        return gather(segment_mean(x, graphs, num_nodes=self.g.num_graphs), graphs, "target")
+
+    @lazy
+    def _graphs_of_nodes(self) -> NeighborList | Tensor:
+        """Each node as an edge that ends in its graph."""
         batch = self.g.batch
-        count = torch.bincount(batch, minlength=self.g.num_graphs).clamp_min(1).to(x.dtype)
-        total = x.new_zeros(self.g.num_graphs, *x.shape[1:]).index_add(0, batch, x)
-        return (total / count.reshape(-1, *[1] * (x.dim() - 1))).index_select(0, batch)
+        if self.g.scattered_batch is not None:
+            return torch.stack([batch, batch])
+        ptr = torch.tensor([0, len(batch)], device=batch.device) if self.g.batch_ptr is None else self.g.batch_ptr
+        return NeighborList(batch, ptr.to(batch), self.g.num_graphs)
 
 
 @dataclass(frozen=True)
@@ -85,7 +105,7 @@ class Layout:
         dense = x.new_zeros(b * n * n, *x.shape[1:]).index_copy(0, self.edge_slots, x)
         return dense.reshape(b, n, n, *x.shape[1:])
 
-    @cached_property
+    @lazy
     def edge_slots(self) -> Tensor:
         """Place of each edge among the B N N entries [b, i, j], message from j to i."""
         assert self.shape is not None
@@ -116,6 +136,7 @@ def flatten_dense(
     edge_attr: Tensor | None,
     v: Tensor | None,
     node_mask: Tensor | None,
+    cell: Tensor | None,
     time_channels: int,
     cutoff: float | None,
 ) -> tuple[GraphBatch, Layout]:
@@ -136,7 +157,7 @@ def flatten_dense(
     sizes = torch.full((b,), n, device=pos.device) if node_mask is None else node_mask.sum(1)
     batch_ptr = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
     nodes = flat(pos)
-    layout = Layout(_edges(nodes, batch_ptr, cutoff), (b, n), slots)
+    layout = Layout(_edges(nodes, batch_ptr, cutoff, cell), (b, n), slots)
     time = nodes.new_zeros(len(nodes), 0)
     if time_channels:
         time = time_features(flat(_time_of_padded(t, b, n).to(pos.dtype)), time_channels)
@@ -144,7 +165,7 @@ def flatten_dense(
     edges = nodes.new_zeros(layout.g.num_edges, 0)
     if edge_attr is not None:
         edges = edge_attr.flatten(0, 2).index_select(0, layout.edge_slots)
-    return GraphBatch(flat(h), nodes, vectors, edges, time, layout.g), layout
+    return GraphBatch(flat(h), nodes, vectors, edges, time, layout.g, cell), layout
 
 
 def flatten_sparse(
@@ -155,6 +176,7 @@ def flatten_sparse(
     edge_attr: Tensor | None,
     v: Tensor | None,
     batch: Tensor | None,
+    cell: Tensor | None,
     time_channels: int,
     cutoff: float | None,
 ) -> tuple[GraphBatch, Layout]:
@@ -167,11 +189,13 @@ def flatten_sparse(
     num_nodes, dims = pos.shape
     if isinstance(edge_index, NeighborList):
         g, batch = edge_index, _batch_of_list(edge_index, batch, num_nodes)
+        _check_images(g.shifts, cell)
     else:
         batch_ptr = _pointers(batch, num_nodes, pos.device)
         if edge_index is None:
-            g = _edges(pos, batch_ptr, cutoff)
+            g = _edges(pos, batch_ptr, cutoff, cell)
         else:
+            _check_images(None, cell)
             g = NeighborList.from_edge_index(edge_index, num_nodes, batch_ptr=batch_ptr)
     time = pos.new_zeros(num_nodes, 0)
     if time_channels:
@@ -182,14 +206,27 @@ def flatten_sparse(
         if len(edge_attr) != g.num_edges:
             raise ValueError(f"edge_attr has {len(edge_attr)} rows, but edge_index has {g.num_edges} edges.")
         edges = g.to_canonical(edge_attr)
-    return GraphBatch(h, pos, vectors, edges, time, g), Layout(g)
+    return GraphBatch(h, pos, vectors, edges, time, g, cell), Layout(g)
 
 
-def _edges(pos: Tensor, batch_ptr: Tensor, cutoff: float | None) -> NeighborList:
+def _edges(pos: Tensor, batch_ptr: Tensor, cutoff: float | None, cell: Tensor | None) -> NeighborList:
+    if cutoff is None and cell is not None:
+        raise ValueError("a periodic cell needs a network with a cutoff: the complete graph has no end there.")
     if cutoff is None:
         return full_graph(batch_ptr)
     points = torch.nn.functional.pad(pos.detach(), (0, max(0, 3 - pos.shape[1])))  # neighbours are searched in space
-    return radius_graph(points, cutoff, batch_ptr=batch_ptr)
+    return radius_graph(points, cutoff, batch_ptr=batch_ptr, cell=cell)
+
+
+def _check_images(shifts: Tensor | None, cell: Tensor | None) -> None:
+    """Images and cell come together."""
+    if shifts is not None and cell is None:
+        raise ValueError("edge_index is a periodic list: give its cell, lattice vectors in rows, (3, 3) or (G, 3, 3).")
+    if shifts is None and cell is not None:
+        raise ValueError(
+            "edges in a periodic cell need images: pass the list of scidiff.kernels.radius_graph(pos, cutoff, "
+            "cell=cell) as edge_index, or leave edge_index out."
+        )
 
 
 def _pointers(batch: Tensor | None, num_nodes: int, device: torch.device) -> Tensor:

@@ -104,12 +104,11 @@ class E3NNConv(EquivariantNetwork):
 
     def message_passing(self, graphs: GraphBatch) -> NodeOutput:
         """See `EquivariantNetwork`."""
-        vec, dist = graphs.geometry
-        unit = vec / torch.where(dist > 0, dist, 1.0)[:, None]
+        dist, unit = graphs.geometry[1], graphs.unit
         y = o3.spherical_harmonics(self.degrees, unit, normalize=False, normalization="component")
         edges = torch.cat([self.basis(dist), graphs.edge_attr], -1)
         envelope = None if self.envelope is None else self.envelope(dist)[:, None]
-        root = graphs.g.degree.clamp_min(1).to(vec.dtype).sqrt()[:, None]
+        root = graphs.g.degree.clamp_min(1).to(dist.dtype).sqrt()[:, None]
         x = self.embedding(torch.cat([graphs.inputs, graphs.v.flatten(1)], -1))
         for layer in self.layers:
             x = layer(x, y, edges, envelope, root, graphs.g)

@@ -147,7 +147,7 @@ class EGNN(EquivariantNetwork):
             edge_attr = torch.cat([edge_attr, graphs.geometry[0].square().sum(-1, keepdim=True)], -1)
         shift = torch.zeros_like(graphs.pos)
         for layer in self.layers:
-            h, step = layer(h, graphs.pos + shift, graphs.g, v=graphs.v, edge_attr=edge_attr)
+            h, step = layer(h, graphs.pos + shift, graphs.g, v=graphs.v, edge_attr=edge_attr, cell=graphs.cell)
             shift = shift + step
         return NodeOutput(self.readout(h), shift[:, None])
 
@@ -218,7 +218,14 @@ class EGNNLayer(nn.Module):
         )
 
     def forward(
-        self, h: Tensor, pos: Tensor, g: NeighborList, *, v: Tensor | None = None, edge_attr: Tensor | None = None
+        self,
+        h: Tensor,
+        pos: Tensor,
+        g: NeighborList,
+        *,
+        v: Tensor | None = None,
+        edge_attr: Tensor | None = None,
+        cell: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """New scalars (N, F) and the step of the positions (N, D).
 
@@ -228,8 +235,9 @@ class EGNNLayer(nn.Module):
             g: Edges.
             v: Vectors (N, vector_channels, D).
             edge_attr: Edge features (E, edge_channels) in the order of ``g``.
+            cell: Lattice vectors of periodic edges, (3, 3) or (G, 3, 3).
         """
-        vec, dist = edge_geometry(pos, g)
+        vec, dist = (x.to(pos.dtype) for x in edge_geometry(pos, g, cell))
         d2 = vec.square().sum(-1)
         if self.norm_constant is not None:
             vec = vec / (dist + self.norm_constant)[:, None]

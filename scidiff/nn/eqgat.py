@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from scidiff.kernels import NeighborList
+from scidiff.kernels import NeighborList, gather
 from scidiff.nn.base import EquivariantNetwork, NodeOutput
 from scidiff.nn.batching import GraphBatch
 from scidiff.nn.eqgat_layer import EQGATLayer
@@ -22,8 +22,8 @@ class EQGAT(EquivariantNetwork):
     """Equivariant graph attention with edge features, as in EQGAT-diff; O(E hidden^2) time.
 
     Positions are centred in each graph, so that their lengths and inner products are legitimate inputs: every node sees
-    where the centre is, with a ``cutoff`` too. Output vectors are x^(L) - x^(0) + W v. Edge features come out in the
-    order and form of ``edge_attr``.
+    where the centre is, with a ``cutoff`` too; a periodic cell has no centre, and is refused. Output vectors are
+    x^(L) - x^(0) + W v. Edge features come out in the order and form of ``edge_attr``.
 
     The published code divides by the variance and by the mean square in its normalisation of scalars and vectors; here
     the roots are taken. Angles enter by their cosine, which is smooth for collinear atoms. Lengths are exact, not
@@ -58,6 +58,7 @@ class EQGAT(EquivariantNetwork):
 
     symmetry = "E(3)"
     dims = (3,)
+    no_cell = "it measures lengths and inner products from the centre of a graph, and a crystal has none"
 
     def __init__(
         self,
@@ -138,7 +139,7 @@ class EQGAT(EquivariantNetwork):
     def _edges(self, graphs: GraphBatch) -> Tensor:
         if self.edge_embedding is None:
             return graphs.pos.new_zeros(graphs.g.num_edges, self.edge_hidden)
-        time = graphs.time.index_select(0, graphs.g.target)
+        time = gather(graphs.time, graphs.g, "target")
         return self.edge_embedding(torch.cat([graphs.edge_attr, time], -1))
 
 
@@ -165,6 +166,6 @@ class PairHead(nn.Module):
         if not is_symmetric:
             raise ValueError("pair_channels needs the reverse of each edge, but edge_index has edges in one direction.")
         pair = 0.5 * (e + e.index_select(0, reverse))
-        nodes = h.index_select(0, source) + h.index_select(0, target)
-        d2 = (pos.index_select(0, source) - pos.index_select(0, target)).square().sum(-1, keepdim=True)
+        nodes = gather(h, g) + gather(h, g, "target")
+        d2 = (gather(pos, g) - gather(pos, g, "target")).square().sum(-1, keepdim=True)
         return self.second(nn.functional.silu(self.first(torch.cat([nodes + self.edge(pair), d2], -1))))

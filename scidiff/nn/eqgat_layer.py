@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from scidiff.kernels import (
     NeighborList,
-    edge_geometry,
+    gather,
     gather_multiply_sum,
     segment_mean,
     segment_sum,
@@ -92,7 +92,7 @@ class EQGATLayer(nn.Module):
         """
         g = graphs.g
         h, v = self.norm(h, v, graphs)
-        vec, dist = edge_geometry(pos, g)
+        vec, dist = graphs.geometry_at(pos)
         e = self.edge_in(e)
         if self.passing is not None:
             e = self.passing(e, vec, dist, g)
@@ -117,9 +117,9 @@ class EQGATLayer(nn.Module):
         r = lengths(pos)[:, None]
         at_target = torch.addmm(self.first.bias, torch.cat([h, r], -1), torch.cat([target, lengths_out]))
         at_source = torch.cat([h, r], -1) @ torch.cat([source, lengths_in])
-        inner = (pos.index_select(0, g.target) * pos.index_select(0, g.source)).sum(-1)
+        inner = (gather(pos, g, "target") * gather(pos, g)).sum(-1)
         hidden = torch.stack([dist, inner], -1) @ radial + e @ edge
-        hidden = hidden + at_target.index_select(0, g.target) + at_source.index_select(0, g.source)
+        hidden = hidden + gather(at_target, g, "target") + gather(at_source, g)
         return self.second(F.silu(hidden))
 
     def _vectors(self, v: Tensor, gates: list[Tensor], direction: Tensor, g: NeighborList) -> Tensor:

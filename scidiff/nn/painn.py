@@ -97,8 +97,7 @@ class PaiNN(EquivariantNetwork):
         """See `EquivariantNetwork`."""
         h = self.embedding(graphs.inputs)
         v = h.new_zeros(*h.shape, 3) if self.lift is None else mix(self.lift, graphs.v)
-        vec, dist = graphs.geometry
-        unit = vec / torch.where(dist > 0, dist, 1.0)[:, None]
+        dist, unit = graphs.geometry[1], graphs.unit
         basis = self.basis if not self.edge_channels else _with_features(self.basis, graphs.edge_attr)
         for message, update in zip(self.messages, self.updates):
             dh, dv = message(h, v, dist, unit, graphs.g, basis, self.envelope)

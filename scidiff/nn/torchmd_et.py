@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from scidiff.kernels import CosineCutoff, ExpNormBasis, NeighborList, segment_sum
+from scidiff.kernels import CosineCutoff, ExpNormBasis, NeighborList, gather, gather_multiply_sum
 from scidiff.nn.base import EquivariantNetwork, NodeOutput
 from scidiff.nn.batching import GraphBatch
 from scidiff.nn.painn import mix
@@ -101,8 +101,7 @@ class TorchMDET(EquivariantNetwork):
         """See `EquivariantNetwork`."""
         h = self.embedding(graphs.inputs)
         v = h.new_zeros(*h.shape, 3) if self.lift is None else mix(self.lift, graphs.v)
-        vec, dist = graphs.geometry
-        unit = vec / torch.where(dist > 0, dist, 1.0)[:, None]
+        dist, unit = graphs.geometry[1], graphs.unit
         envelope = None if self.envelope is None else self.envelope(dist)[:, None]
         radial = self.basis(dist) if envelope is None else envelope * self.basis(dist)
         edges = torch.cat([radial, graphs.edge_attr], -1)
@@ -137,29 +136,27 @@ class _Layer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         x = self.norm(h)
         q, k, value = self.query(x), self.key(x), self.value(x)
-        source, target = g.source, g.target
-        scalar, b, c = self._messages(
-            q.index_select(0, target), k.index_select(0, source), value.index_select(0, source), edges, envelope
-        )
-        own, own_b, _ = self._messages(q, k, value, loop, None)
-        y = own + segment_sum(scalar, g)
-        vectors = b[:, None] * v.transpose(1, 2).index_select(0, source) + c[:, None] * unit[..., None]
-        w = own_b[..., None] * v + segment_sum(vectors, g).transpose(1, 2)
+        scalar, b, c = self._filters(gather(q, g, "target") * gather(k, g), edges, envelope)
+        own, own_b, _ = self._filters(q * k, loop, None)
+        at_scalar, at_b, at_c = value.chunk(3, -1)
+        y = at_scalar * own + gather_multiply_sum(at_scalar, scalar, g)
+        flat = (at_b[:, None] * v.transpose(1, 2)).flatten(1)  # (N, 3 F)
+        w = gather_multiply_sum(flat, b.repeat(1, 3), g)
+        w = w + gather_multiply_sum(at_c.repeat(1, 3), (c[:, None] * unit[..., None]).flatten(1), g)
+        w = (at_b * own_b)[..., None] * v + w.unflatten(1, (3, -1)).transpose(1, 2)
         o_1, o_2, o_3 = self.output(y).chunk(3, -1)
         v_1, v_2, v_3 = mix(self.vectors, v).chunk(3, 1)
         return (v_1 * v_2).sum(-1) * o_2 + o_3, v_3 * o_1[..., None] + w
 
-    def _messages(
-        self, q: Tensor, k: Tensor, value: Tensor, edges: Tensor, envelope: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scalars times attention, b and c, each (E, F)."""
-        logits = (q * k * silu(self.key_filter(edges))).unflatten(-1, (self.num_heads, -1)).sum(-1, keepdim=True)
-        attention, value = silu(logits), value * silu(self.value_filter(edges))
+    def _filters(self, product: Tensor, edges: Tensor, envelope: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Factors of the values in scalars (times attention), in b and in c, (E, F) each; ``product`` is q_i k_j."""
+        logits = (product * silu(self.key_filter(edges))).unflatten(-1, (self.num_heads, -1)).sum(-1, keepdim=True)
+        attention, factors = silu(logits), silu(self.value_filter(edges))
         if envelope is not None and self.vector_cutoff:
-            value = value * envelope
+            factors = factors * envelope
         elif envelope is not None:
             attention = attention * envelope[..., None]
-        scalar, b, c = value.chunk(3, -1)
+        scalar, b, c = factors.expand(len(product), -1).chunk(3, -1)
         return (scalar.unflatten(-1, (self.num_heads, -1)) * attention).flatten(-2), b, c
 
 

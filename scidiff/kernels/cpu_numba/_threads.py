@@ -25,13 +25,16 @@ from typing import Any
 import numba
 import torch
 
-__all__ = ["MIN_WORK", "SUMS", "compiled", "in_parallel", "launch", "thread_count"]
+__all__ = ["MIN_WORK", "SUMS", "compiled", "cut", "in_parallel", "launch", "part_count", "part_rows", "thread_count"]
 
 MIN_WORK = 200_000
 """Multiply-adds below which a parallel region costs more than it saves."""
 
 SUMS = {"contract", "reassoc", "nsz"}
 """Liberties that let sums over channels use vector instructions; NaN and infinity keep their meaning."""
+
+_PARTS = 4
+"""Parts of the rows for each thread: they have as many edges each, but not as much luck with the cache."""
 
 _lock = threading.Lock()
 _forked = False
@@ -64,6 +67,36 @@ def thread_count(work: float = MIN_WORK) -> int:
     if _forked or work < MIN_WORK:
         return 1
     return max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # pyright: ignore
+
+
+def part_count(work: float) -> int:
+    """Parts into which a parallel body with ``work`` multiply-adds cuts its rows (see `cut`)."""
+    return _PARTS * thread_count(work)
+
+
+@compiled()
+def cut(ptr, begin, end, part, parts):  # type: ignore
+    """First row of one of the parts of the rows ``begin`` to ``end``, which have about as many edges each."""
+    if part == 0:
+        return begin
+    if part == parts:
+        return end
+    edge = ptr[begin] + (ptr[end] - ptr[begin]) * part // parts
+    low, high = begin, end
+    while low < high:
+        middle = (low + high) // 2
+        if ptr[middle] < edge:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@compiled()
+def part_rows(ptr, part, parts):  # type: ignore
+    """First row of one of the parts of all rows, and the row behind its last."""
+    rows = ptr.shape[0] - 1
+    return cut(ptr, 0, rows, part, parts), cut(ptr, 0, rows, part + 1, parts)
 
 
 def launch(serial: Callable, parallel: Callable, work: float, *args: Any) -> Any:

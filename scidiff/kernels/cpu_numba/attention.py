@@ -7,8 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch
-from scidiff.kernels.cpu_numba.gms import bounds
+from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, part_count, part_rows
 
 __all__ = ["softmax_gather_sum", "softmax_gather_sum_backward"]
 
@@ -19,7 +18,7 @@ def softmax_gather_sum(logits: Tensor, x: Tensor, source: Tensor, ptr: Tensor) -
     lse = torch.empty_like(out)
     arrays = tuple(t.numpy() for t in (logits, x, source, ptr, out, lse))
     work = 20.0 * logits.numel()
-    launch(_attend_all, _attend_parallel, work, *arrays, bounds(arrays[3], work))
+    launch(_attend_all, _attend_parallel, work, *arrays, part_count(work))
     return out, lse
 
 
@@ -40,9 +39,9 @@ def softmax_gather_sum_backward(
     dlogits, dx = torch.empty_like(logits), torch.empty_like(x)
     work = 20.0 * logits.numel()
     arrays = tuple(t.numpy() for t in (g, logits, x, out, lse, source, ptr, dlogits))
-    launch(_logits_all, _logits_parallel, work, *arrays, bounds(arrays[6], work))
+    launch(_logits_all, _logits_parallel, work, *arrays, part_count(work))
     arrays = tuple(t.numpy() for t in (g, logits, lse, t_target, t_ptr, t_edge, dx))
-    launch(_sources_all, _sources_parallel, work, *arrays, bounds(arrays[4], work))
+    launch(_sources_all, _sources_parallel, work, *arrays, part_count(work))
     return dlogits, dx
 
 
@@ -76,13 +75,13 @@ def _attend_rows(logits, x, source, ptr, out, lse, begin, end):  # type: ignore
 
 @compiled(fastmath=SUMS)
 def _attend_all(logits, x, source, ptr, out, lse, parts):  # type: ignore
-    _attend_rows(logits, x, source, ptr, out, lse, parts[0], parts[-1])
+    _attend_rows(logits, x, source, ptr, out, lse, 0, ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
 def _attend_parallel(logits, x, source, ptr, out, lse, parts):  # type: ignore
-    for p in prange(parts.shape[0] - 1):
-        _attend_rows(logits, x, source, ptr, out, lse, parts[p], parts[p + 1])
+    for p in prange(parts):
+        _attend_rows(logits, x, source, ptr, out, lse, *part_rows(ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)
@@ -100,13 +99,13 @@ def _logits_rows(g, logits, x, out, lse, source, ptr, dlogits, begin, end):  # t
 
 @compiled(fastmath=SUMS)
 def _logits_all(g, logits, x, out, lse, source, ptr, dlogits, parts):  # type: ignore
-    _logits_rows(g, logits, x, out, lse, source, ptr, dlogits, parts[0], parts[-1])
+    _logits_rows(g, logits, x, out, lse, source, ptr, dlogits, 0, ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
 def _logits_parallel(g, logits, x, out, lse, source, ptr, dlogits, parts):  # type: ignore
-    for p in prange(parts.shape[0] - 1):
-        _logits_rows(g, logits, x, out, lse, source, ptr, dlogits, parts[p], parts[p + 1])
+    for p in prange(parts):
+        _logits_rows(g, logits, x, out, lse, source, ptr, dlogits, *part_rows(ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)
@@ -123,10 +122,10 @@ def _sources_rows(g, logits, lse, t_target, t_ptr, t_edge, dx, begin, end):  # t
 
 @compiled(fastmath=SUMS)
 def _sources_all(g, logits, lse, t_target, t_ptr, t_edge, dx, parts):  # type: ignore
-    _sources_rows(g, logits, lse, t_target, t_ptr, t_edge, dx, parts[0], parts[-1])
+    _sources_rows(g, logits, lse, t_target, t_ptr, t_edge, dx, 0, t_ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
 def _sources_parallel(g, logits, lse, t_target, t_ptr, t_edge, dx, parts):  # type: ignore
-    for p in prange(parts.shape[0] - 1):
-        _sources_rows(g, logits, lse, t_target, t_ptr, t_edge, dx, parts[p], parts[p + 1])
+    for p in prange(parts):
+        _sources_rows(g, logits, lse, t_target, t_ptr, t_edge, dx, *part_rows(t_ptr, p, parts))

@@ -11,35 +11,36 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, thread_count
+from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, part_count, part_rows
 
-__all__ = ["edge_dot", "edge_product", "gms", "weighted_sum"]
-
-_BLOCKS_PER_THREAD = 4
-
-
-def blocks(ptr: np.ndarray, work: float) -> np.ndarray:
-    """Bounds of blocks of rows with about as many edges each, several for each thread."""
-    count = thread_count(work) * _BLOCKS_PER_THREAD
-    return np.searchsorted(ptr, np.linspace(0, ptr[-1], count + 1)[1:-1]).clip(0, len(ptr) - 1)
-
-
-def bounds(ptr: np.ndarray, work: float) -> np.ndarray:
-    """`blocks` with both ends."""
-    return np.concatenate([[0], blocks(ptr, work), [len(ptr) - 1]])
+__all__ = ["edge_dot", "edge_product", "gms", "gms_backward", "weighted_sum"]
 
 
 def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None = None) -> Tensor:
     """out_i = sum_{e -> i} x_source w_e; with ``edge``, w of edge ``edge[e]``."""
     out = torch.empty(ptr.shape[0] - 1, x.shape[1], dtype=x.dtype)
     work = float(w.numel())
-    rows = ptr.numpy()
-    arrays = [x.numpy(), w.numpy(), source.numpy(), rows]
+    arrays = x.numpy(), w.numpy(), source.numpy(), ptr.numpy()
     if edge is None:
-        launch(_gms_all, _gms_parallel, work, *arrays, out.numpy(), bounds(rows, work))
+        launch(_gms_all, _gms_parallel, work, *arrays, out.numpy(), part_count(work))
     else:
-        launch(_gms_edge_all, _gms_edge_parallel, work, *arrays, edge.numpy(), out.numpy(), bounds(rows, work))
+        launch(_gms_edge_all, _gms_edge_parallel, work, *arrays, edge.numpy(), out.numpy(), part_count(work))
     return out
+
+
+def gms_backward(
+    g: Tensor, x: Tensor, w: Tensor, t_target: Tensor, t_ptr: Tensor, t_edge: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """dx and dw of `gms` in one pass over the transpose, which reads the rows of g once for both."""
+    dx, dw = torch.empty_like(x), torch.empty_like(w)
+    work = 2.0 * w.numel()
+    arrays = tuple(t.numpy() for t in (g, x, w, t_target, t_ptr))
+    results = dx.numpy(), dw.numpy(), part_count(work)
+    if t_edge is None:
+        launch(_gms_back_all, _gms_back_parallel, work, *arrays, *results)
+    else:
+        launch(_gms_back_edge_all, _gms_back_edge_parallel, work, *arrays, t_edge.numpy(), *results)
+    return dx, dw
 
 
 def edge_product(g: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def weighted_sum(x: Tensor, a: Tensor, source: Tensor, ptr: Tensor, edge: Tensor
         a = a.index_select(0, edge)
     work = float(source.shape[0] * x.shape[1])
     arrays = tuple(t.numpy() for t in (x, a, source, ptr, out))
-    launch(_weighted_all, _weighted_parallel, work, *arrays, bounds(arrays[3], work))
+    launch(_weighted_all, _weighted_parallel, work, *arrays, part_count(work))
     return out
 
 
@@ -92,14 +93,14 @@ def _gms_rows(x, w, source, ptr, out, first, last):  # type: ignore
 
 
 @compiled(fastmath=SUMS)
-def _gms_all(x, w, source, ptr, out, bounds):  # type: ignore
+def _gms_all(x, w, source, ptr, out, parts):  # type: ignore
     _gms_rows(x, w, source, ptr, out, 0, ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _gms_parallel(x, w, source, ptr, out, bounds):  # type: ignore
-    for b in prange(bounds.shape[0] - 1):
-        _gms_rows(x, w, source, ptr, out, bounds[b], bounds[b + 1])
+def _gms_parallel(x, w, source, ptr, out, parts):  # type: ignore
+    for p in prange(parts):
+        _gms_rows(x, w, source, ptr, out, *part_rows(ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)
@@ -117,14 +118,61 @@ def _gms_edge_rows(x, w, source, ptr, edge, out, first, last):  # type: ignore
 
 
 @compiled(fastmath=SUMS)
-def _gms_edge_all(x, w, source, ptr, edge, out, bounds):  # type: ignore
+def _gms_edge_all(x, w, source, ptr, edge, out, parts):  # type: ignore
     _gms_edge_rows(x, w, source, ptr, edge, out, 0, ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _gms_edge_parallel(x, w, source, ptr, edge, out, bounds):  # type: ignore
-    for b in prange(bounds.shape[0] - 1):
-        _gms_edge_rows(x, w, source, ptr, edge, out, bounds[b], bounds[b + 1])
+def _gms_edge_parallel(x, w, source, ptr, edge, out, parts):  # type: ignore
+    for p in prange(parts):
+        _gms_edge_rows(x, w, source, ptr, edge, out, *part_rows(ptr, p, parts))
+
+
+@compiled(fastmath=SUMS)
+def _gms_back_row(gi, xj, we, dxj, dwe):  # type: ignore
+    for f in range(gi.shape[0]):
+        dxj[f] += gi[f] * we[f]
+    for f in range(gi.shape[0]):
+        dwe[f] = gi[f] * xj[f]
+
+
+@compiled(fastmath=SUMS)
+def _gms_back_rows(g, x, w, t_target, t_ptr, dx, dw, first, last):  # type: ignore
+    for j in range(first, last):
+        dx[j] = 0
+        for k in range(t_ptr[j], t_ptr[j + 1]):
+            _gms_back_row(g[t_target[k]], x[j], w[k], dx[j], dw[k])
+
+
+@compiled(fastmath=SUMS)
+def _gms_back_all(g, x, w, t_target, t_ptr, dx, dw, parts):  # type: ignore
+    _gms_back_rows(g, x, w, t_target, t_ptr, dx, dw, 0, t_ptr.shape[0] - 1)
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _gms_back_parallel(g, x, w, t_target, t_ptr, dx, dw, parts):  # type: ignore
+    for p in prange(parts):
+        _gms_back_rows(g, x, w, t_target, t_ptr, dx, dw, *part_rows(t_ptr, p, parts))
+
+
+@compiled(fastmath=SUMS)
+def _gms_back_edge_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, first, last):  # type: ignore
+    for j in range(first, last):
+        dx[j] = 0
+        for k in range(t_ptr[j], t_ptr[j + 1]):
+            e = t_edge[k]
+            _gms_back_row(g[t_target[k]], x[j], w[e], dx[j], dw[e])
+
+
+@compiled(fastmath=SUMS)
+def _gms_back_edge_all(g, x, w, t_target, t_ptr, t_edge, dx, dw, parts):  # type: ignore
+    _gms_back_edge_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, 0, t_ptr.shape[0] - 1)
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _gms_back_edge_parallel(g, x, w, t_target, t_ptr, t_edge, dx, dw, parts):  # type: ignore
+    for p in prange(parts):
+        _gms_back_edge_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, *part_rows(t_ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)
@@ -167,14 +215,14 @@ def _weighted_rows(x, a, source, ptr, out, first, last):  # type: ignore
 
 
 @compiled(fastmath=SUMS)
-def _weighted_all(x, a, source, ptr, out, bounds):  # type: ignore
+def _weighted_all(x, a, source, ptr, out, parts):  # type: ignore
     _weighted_rows(x, a, source, ptr, out, 0, ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _weighted_parallel(x, a, source, ptr, out, bounds):  # type: ignore
-    for b in prange(bounds.shape[0] - 1):
-        _weighted_rows(x, a, source, ptr, out, bounds[b], bounds[b + 1])
+def _weighted_parallel(x, a, source, ptr, out, parts):  # type: ignore
+    for p in prange(parts):
+        _weighted_rows(x, a, source, ptr, out, *part_rows(ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)

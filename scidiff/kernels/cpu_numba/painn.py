@@ -2,8 +2,8 @@
 
 The filter of all edges never exists: pieces of it, w = [f_c basis, f_c] [W; bias] for 2048 edges, are made by a matrix
 product and used at once. Forward rows have one owner each. Backward goes through the edges in their order, so that sums
-at the sources run over ascending targets; threads share the channels, and a sum over channels is always taken in the
-same slices. So no result depends on the number of threads but for the matrix products.
+at the sources run over ascending targets; each thread takes the edges of its own sources, every so many numbers. So no
+result depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numba import prange
 from torch import Tensor
 
 from scidiff.kernels.basis import Basis, BesselBasis, RadialPair
-from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch
-from scidiff.kernels.cpu_numba.gms import bounds
+from scidiff.kernels.cpu_numba._threads import SUMS, compiled, cut, launch, part_count, thread_count
+from scidiff.kernels.products import tall_product
 
 __all__ = ["cfconv", "cfconv_backward", "painn", "painn_backward"]
 
@@ -52,7 +52,7 @@ class _Filters:
     def collect(self, first: int, last: int, dw: Tensor) -> None:
         """Add what one piece of dL/dw gives to the gradients of weights and distances."""
         inputs = self.inputs[: last - first]
-        self.dweight.addmm_(inputs.t(), dw)
+        self.dweight += tall_product(inputs, dw)
         d, (basis, cutoff) = self.dist[first:last], self.radial
         slope = torch.zeros_like(inputs)
         value, derivative = _with_slope(basis, d)
@@ -81,11 +81,6 @@ def _with_slope(basis: Basis, d: Tensor, slope: bool = True) -> tuple[Tensor, Te
     return value, torch.cos(x).mul_(factor * frequency).sub_(value).div_(d[:, None])
 
 
-def _slices(width: int) -> int:
-    """Slices of channels, a function of the width alone."""
-    return 4 if width >= 256 else 2 if width >= 32 else 1
-
-
 def cfconv(
     x: Tensor,
     dist: Tensor,
@@ -98,10 +93,10 @@ def cfconv(
 ) -> Tensor:
     """out_i = sum_{e -> i} x_source w(d_e)."""
     out = x.new_zeros(ptr.shape[0] - 1, x.shape[1])
-    nodes, rows = (x.numpy(), source.numpy(), ptr.numpy()), target.numpy()
+    arrays, result = tuple(t.numpy() for t in (x, source, ptr, target)), out.numpy()
     for first, last, w in _Filters(dist, W, bias, radial):
-        parts = _rows_of(nodes[-1], rows, first, last, float(w.numel()))
-        launch(_cfconv_all, _cfconv_parallel, float(w.numel()), *nodes, w.numpy(), out.numpy(), first, last, parts)
+        work = float(w.numel())
+        launch(_cfconv_all, _cfconv_parallel, work, *arrays, w.numpy(), result, first, last, part_count(work))
     return out
 
 
@@ -124,8 +119,9 @@ def cfconv_backward(
     filters = _Filters(dist, W, bias, radial)
     arrays = g.numpy(), x.numpy(), source.numpy(), target.numpy()
     for first, last, w in filters:
-        work, slices = 2.0 * w.numel(), _slices(x.shape[1])
-        launch(_cfconv_back_all, _cfconv_back_parallel, work, *arrays, w.numpy(), dx.numpy(), first, last, slices)
+        work = 2.0 * w.numel()
+        piece = w.numpy(), dx.numpy(), first, last, thread_count(work)
+        launch(_cfconv_back_all, _cfconv_back_parallel, work, *arrays, *piece)
         filters.collect(first, last, w)
     return dx, *filters.gradients
 
@@ -145,12 +141,10 @@ def painn(
     """(a, b, c) = phi_source w(d); dh_i = sum a, dv_i = sum (b v_source + c unit); v (N, 3, F)."""
     num_nodes, width = ptr.shape[0] - 1, v.shape[2]
     dh, dv = phi.new_zeros(num_nodes, width), phi.new_zeros(num_nodes, 3, width)
-    arrays = phi.numpy(), v.numpy(), unit.numpy(), source.numpy(), ptr.numpy()
-    rows, results = target.numpy(), (dh.numpy(), dv.numpy())
+    arrays, results = tuple(t.numpy() for t in (phi, v, unit, source, ptr, target)), (dh.numpy(), dv.numpy())
     for first, last, w in _Filters(dist, W, bias, radial):
         work = 3.0 * w.numel()
-        parts = _rows_of(arrays[-1], rows, first, last, work)
-        launch(_painn_all, _painn_parallel, work, *arrays, w.numpy(), *results, first, last, parts)
+        launch(_painn_all, _painn_parallel, work, *arrays, w.numpy(), *results, first, last, part_count(work))
     return dh, dv
 
 
@@ -172,23 +166,24 @@ def painn_backward(
     radial: RadialPair,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dphi, dv, ddist, dunit, dW, dbias."""
-    slices = _slices(v.shape[2])
-    dphi, dv, dunit = torch.zeros_like(phi), torch.zeros_like(v), unit.new_empty(slices, *unit.shape)
+    dphi, dv, dunit = torch.zeros_like(phi), torch.zeros_like(v), torch.empty_like(unit)
     filters = _Filters(dist, W, bias, radial)
     arrays = tuple(t.numpy() for t in (gh, gv, phi, v, unit, source, target))
     results = dphi.numpy(), dv.numpy(), dunit.numpy()
     for first, last, w in filters:
         work = 6.0 * w.numel()
-        launch(_painn_back_all, _painn_back_parallel, work, *arrays, w.numpy(), *results, first, last, slices)
+        piece = w.numpy(), *results, first, last, thread_count(work)
+        launch(_painn_back_all, _painn_back_parallel, work, *arrays, *piece)
         filters.collect(first, last, w)
     ddist, dW, dbias = filters.gradients
-    return dphi, dv, ddist, dunit.sum(0), dW, dbias
+    return dphi, dv, ddist, dunit, dW, dbias
 
 
-def _rows_of(ptr: np.ndarray, target: np.ndarray, first: int, last: int, work: float) -> np.ndarray:
-    """Blocks of the rows that have edges in a piece."""
-    begin, end = int(target[first]), int(target[last - 1]) + 1
-    return begin + bounds(ptr[begin : end + 1] - ptr[begin], work)
+@compiled()
+def _part(ptr, target, first, last, part, parts):  # type: ignore
+    """First and last row of one part of those with edges in a piece."""
+    begin, end = target[first], target[last - 1] + 1
+    return cut(ptr, begin, end, part, parts), cut(ptr, begin, end, part + 1, parts)
 
 
 @compiled(fastmath=SUMS)
@@ -203,14 +198,14 @@ def _cfconv_rows(x, source, ptr, w, out, first, last, begin, end):  # type: igno
 
 
 @compiled(fastmath=SUMS)
-def _cfconv_all(x, source, ptr, w, out, first, last, parts):  # type: ignore
-    _cfconv_rows(x, source, ptr, w, out, first, last, parts[0], parts[-1])
+def _cfconv_all(x, source, ptr, target, w, out, first, last, parts):  # type: ignore
+    _cfconv_rows(x, source, ptr, w, out, first, last, *_part(ptr, target, first, last, 0, 1))
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _cfconv_parallel(x, source, ptr, w, out, first, last, parts):  # type: ignore
-    for p in prange(parts.shape[0] - 1):
-        _cfconv_rows(x, source, ptr, w, out, first, last, parts[p], parts[p + 1])
+def _cfconv_parallel(x, source, ptr, target, w, out, first, last, parts):  # type: ignore
+    for p in prange(parts):
+        _cfconv_rows(x, source, ptr, w, out, first, last, *_part(ptr, target, first, last, p, parts))
 
 
 @compiled(fastmath=SUMS)
@@ -223,22 +218,22 @@ def _weigh(x, p, w, dp):  # type: ignore
 
 
 @compiled(fastmath=SUMS)
-def _cfconv_back(g, x, source, target, w, dx, first, last, begin, end):  # type: ignore
+def _cfconv_back(g, x, source, target, w, dx, first, last, part, parts):  # type: ignore
     for e in range(first, last):
-        i, j = target[e], source[e]
-        _weigh(g[i, begin:end], x[j, begin:end], w[e - first, begin:end], dx[j, begin:end])
+        j = source[e]
+        if j % parts == part:
+            _weigh(g[target[e]], x[j], w[e - first], dx[j])
 
 
 @compiled(fastmath=SUMS)
-def _cfconv_back_all(g, x, source, target, w, dx, first, last, slices):  # type: ignore
-    _cfconv_back(g, x, source, target, w, dx, first, last, 0, x.shape[1])
+def _cfconv_back_all(g, x, source, target, w, dx, first, last, parts):  # type: ignore
+    _cfconv_back(g, x, source, target, w, dx, first, last, 0, 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _cfconv_back_parallel(g, x, source, target, w, dx, first, last, slices):  # type: ignore
-    width = x.shape[1]
-    for s in prange(slices):
-        _cfconv_back(g, x, source, target, w, dx, first, last, s * width // slices, (s + 1) * width // slices)
+def _cfconv_back_parallel(g, x, source, target, w, dx, first, last, parts):  # type: ignore
+    for p in prange(parts):
+        _cfconv_back(g, x, source, target, w, dx, first, last, p, parts)
 
 
 @compiled(fastmath=SUMS)
@@ -268,14 +263,14 @@ def _painn_rows(phi, v, unit, source, ptr, w, dh, dv, first, last, begin, end): 
 
 
 @compiled(fastmath=SUMS)
-def _painn_all(phi, v, unit, source, ptr, w, dh, dv, first, last, parts):  # type: ignore
-    _painn_rows(phi, v, unit, source, ptr, w, dh, dv, first, last, parts[0], parts[-1])
+def _painn_all(phi, v, unit, source, ptr, target, w, dh, dv, first, last, parts):  # type: ignore
+    _painn_rows(phi, v, unit, source, ptr, w, dh, dv, first, last, *_part(ptr, target, first, last, 0, 1))
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _painn_parallel(phi, v, unit, source, ptr, w, dh, dv, first, last, parts):  # type: ignore
-    for p in prange(parts.shape[0] - 1):
-        _painn_rows(phi, v, unit, source, ptr, w, dh, dv, first, last, parts[p], parts[p + 1])
+def _painn_parallel(phi, v, unit, source, ptr, target, w, dh, dv, first, last, parts):  # type: ignore
+    for p in prange(parts):
+        _painn_rows(phi, v, unit, source, ptr, w, dh, dv, first, last, *_part(ptr, target, first, last, p, parts))
 
 
 @compiled(fastmath=SUMS)
@@ -290,45 +285,39 @@ def _vector_back(gk, vk, dvk, b, c):  # type: ignore
 
 
 @compiled(fastmath=SUMS)
-def _painn_back(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, begin, end):  # type: ignore
-    width, n = gh.shape[1], end - begin
+def _painn_back(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, part, parts):  # type: ignore
+    n = gh.shape[1]
     xb, xc = np.empty(n, phi.dtype), np.empty(n, phi.dtype)
     b, c = np.empty(n, phi.dtype), np.empty(n, phi.dtype)
     for e in range(first, last):
         i, j, we = target[e], source[e], w[e - first]
-        pj, dpj, ga = phi[j], dphi[j], gh[i, begin:end]
-        gx, gy, gz = gv[i, 0, begin:end], gv[i, 1, begin:end], gv[i, 2, begin:end]
-        vx, vy, vz = v[j, 0, begin:end], v[j, 1, begin:end], v[j, 2, begin:end]
-        ux, uy, uz = unit[e, 0], unit[e, 1], unit[e, 2]
+        if j % parts != part:
+            continue
+        pj, dpj, ga, gx, gy, gz = phi[j], dphi[j], gh[i], gv[i, 0], gv[i, 1], gv[i, 2]
+        vx, vy, vz, ux, uy, uz = v[j, 0], v[j, 1], v[j, 2], unit[e, 0], unit[e, 1], unit[e, 2]
         for f in range(n):
             xb[f] = gx[f] * vx[f] + gy[f] * vy[f] + gz[f] * vz[f]
         for f in range(n):
             xc[f] = gx[f] * ux + gy[f] * uy + gz[f] * uz
-        p2, w2 = pj[width + begin : width + end], we[width + begin : width + end]
-        p3, w3 = pj[2 * width + begin : 2 * width + end], we[2 * width + begin : 2 * width + end]
+        p2, w2, p3, w3 = pj[n : 2 * n], we[n : 2 * n], pj[2 * n :], we[2 * n :]
         for f in range(n):
             b[f] = p2[f] * w2[f]
         for f in range(n):
             c[f] = p3[f] * w3[f]
-        _weigh(ga, pj[begin:end], we[begin:end], dpj[begin:end])
-        _weigh(xb, p2, w2, dpj[width + begin : width + end])
-        _weigh(xc, p3, w3, dpj[2 * width + begin : 2 * width + end])
-        dunit[e, 0] = _vector_back(gx, vx, dv[j, 0, begin:end], b, c)
-        dunit[e, 1] = _vector_back(gy, vy, dv[j, 1, begin:end], b, c)
-        dunit[e, 2] = _vector_back(gz, vz, dv[j, 2, begin:end], b, c)
+        _weigh(ga, pj[:n], we[:n], dpj[:n])
+        _weigh(xb, p2, w2, dpj[n : 2 * n])
+        _weigh(xc, p3, w3, dpj[2 * n :])
+        dunit[e, 0] = _vector_back(gx, vx, dv[j, 0], b, c)
+        dunit[e, 1] = _vector_back(gy, vy, dv[j, 1], b, c)
+        dunit[e, 2] = _vector_back(gz, vz, dv[j, 2], b, c)
 
 
 @compiled(fastmath=SUMS)
-def _painn_back_all(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, slices):  # type: ignore
-    width = gh.shape[1]
-    for s in range(slices):
-        begin, end = s * width // slices, (s + 1) * width // slices
-        _painn_back(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit[s], first, last, begin, end)
+def _painn_back_all(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, parts):  # type: ignore
+    _painn_back(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, 0, 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _painn_back_parallel(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, slices):  # type: ignore
-    width = gh.shape[1]
-    for s in prange(slices):
-        begin, end = s * width // slices, (s + 1) * width // slices
-        _painn_back(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit[s], first, last, begin, end)
+def _painn_back_parallel(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, parts):  # type: ignore
+    for p in prange(parts):
+        _painn_back(gh, gv, phi, v, unit, source, target, w, dphi, dv, dunit, first, last, p, parts)

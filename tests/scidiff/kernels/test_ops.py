@@ -59,6 +59,12 @@ CASES = {
         lambda q, k, v, b, u, **kw: K.neighbor_attention(q, k, v, FULL, b, u, **kw),
         *((8, 2, 3), (8, 2, 3), (8, 2, 2), (FULL.num_edges, 2), (8, 2, 2, 3)),
     ),
+    "gather": case(lambda x, **kw: K.gather(x, GRAPH, **kw), (N, F)),
+    "gather target": case(lambda x, **kw: K.gather(x, GRAPH, "target", **kw), (N, F)),
+    "segment_sum": case(lambda v, **kw: K.segment_sum(v, GRAPH, num_nodes=N, **kw), (E, F)),
+    "segment_mean": case(lambda v, **kw: K.segment_mean(v, GRAPH, num_nodes=N, **kw), (E, F)),
+    "segment_max": case(lambda v, **kw: K.segment_max(v, GRAPH, num_nodes=N, **kw), (E, F)),
+    "segment_softmax": case(lambda v, **kw: K.segment_softmax(v, GRAPH, num_nodes=N, **kw), (E, F)),
     "ponita_conv": case(
         lambda x, basis, W, fiber, b, **kw: K.ponita_conv(x, basis, W, fiber, GRAPH, bias=b, **kw),
         *((N, 3, 2), (E, 3, 4), (4, 2), (3, 3, 2), (2,)),

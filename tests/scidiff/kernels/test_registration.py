@@ -9,7 +9,17 @@ from tests.scidiff.kernels.loops import normal, random_list
 from tests.scidiff.kernels.test_ops import BODIES, gradients, inputs
 
 REGISTERED = {
-    *("gms", "edge_product", "weighted_sum", "edge_dot", "cfconv", "cfconv_backward", "painn", "painn_backward"),
+    *(
+        "gms",
+        "gms_backward",
+        "edge_product",
+        "weighted_sum",
+        "edge_dot",
+        "cfconv",
+        "cfconv_backward",
+        "painn",
+        "painn_backward",
+    ),
     *(
         "softmax_gather_sum",
         "softmax_gather_sum_backward",
@@ -17,6 +27,12 @@ REGISTERED = {
         "edge_mlp_backward",
         "ponita",
         "ponita_backward",
+        "segment_sum",
+        "gather",
+        "segment_expand",
+        "segment_max",
+        "segment_softmax",
+        "segment_softmax_backward",
     ),
 }
 WITH_CALLS = [(op, body) for op, body in BODIES if body in ("numba", "chunked")]

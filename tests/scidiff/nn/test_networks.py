@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scidiff.configurable import build, config_of
-from scidiff.kernels import NeighborList
+from scidiff.kernels import NeighborList, radius_graph
 from scidiff.nn import NodeOutput, get_network, network_names
 from scidiff.nn.registry import network_class
 from scidiff.testing import assert_equivariant, assert_permutation_equivariant
@@ -418,3 +418,57 @@ def test_bad_input_is_explained():
 def test_bad_arguments_are_explained(wrong, text):
     with pytest.raises(ValueError, match=text):
         get_network("egnn", 4, **wrong)
+
+
+PERIODIC = [case for case in CASES if not case.startswith("eqgat")]
+
+
+def crystal(cell, copies=1):
+    """Six points in a skewed cell, and their copies along the first lattice vector: arguments of a call."""
+    generator = torch.Generator().manual_seed(4)
+    h, frac, v = (torch.rand(6, c, generator=generator, dtype=torch.float64) for c in (IN_CHANNELS, 3, 6))
+    pos = torch.cat([frac @ cell + k * cell[0] for k in range(copies)])
+    lattice = torch.cat([copies * cell[:1], cell[1:]])
+    v = v.unflatten(1, (2, 3)).repeat(copies, 1, 1)
+    return (h.repeat(copies, 1), pos, torch.tensor(0.4).double()), {"v": v, "cell": lattice}
+
+
+@pytest.mark.parametrize("case", PERIODIC)
+def test_periodic_cell(case):
+    """A cell, the same crystal in a cell of twice the length, in shifted cells, as a list, and in a padded batch."""
+    cell = torch.tensor([[3.0, 0.0, 0.0], [0.7, 2.5, 0.0], [-0.4, 0.5, 2.8]]).double()
+    net = network(case, cutoff=3.2, edge_channels=0)
+    arguments, options = crystal(cell)
+    wanted = net(*arguments, **options)
+    open_form = net(*arguments, v=options["v"])
+    assert relative_error(open_form.v, wanted.v) > 0.01
+    double_arguments, double_options = crystal(cell, copies=2)
+    double = net(*double_arguments, **double_options)
+    shift = torch.randint(-2, 3, (6, 3), generator=torch.Generator().manual_seed(5)).double() @ cell
+    h, pos, t = arguments
+    moved = net(h, pos + shift, t, **options)
+    g = radius_graph(pos, 3.2, cell=cell)
+    listed = net(h, pos, t, v=options["v"], edge_index=g, cell=cell)
+    padded = net(h[None], pos[None], t, v=options["v"][None], cell=cell[None])
+    for name in ("h", "v"):
+        value = getattr(wanted, name)
+        assert relative_error(getattr(double, name), value.repeat(2, *[1] * (value.dim() - 1))) < 1e-11
+        assert relative_error(getattr(moved, name), value) < 1e-11
+        assert relative_error(getattr(listed, name), value) < 1e-12
+        assert relative_error(getattr(padded, name)[0], value) < 1e-12
+
+
+def test_cells_that_mean_nothing_are_refused():
+    cell, plain = torch.eye(3).double(), {"edge_channels": 0}
+    arguments, options = crystal(cell)
+    with pytest.raises(ValueError, match="EQGAT takes no periodic cell: it measures lengths"):
+        network("eqgat", cutoff=1.0, **plain)(*arguments, **options)
+    with pytest.raises(ValueError, match="needs a network with a cutoff"):
+        network("egnn", **plain)(*arguments, **options)
+    net, pairs = network("egnn", cutoff=1.0, **plain), torch.tensor([[0, 1], [1, 0]])
+    with pytest.raises(ValueError, match="need images: pass the list"):
+        net(*arguments, **options, edge_index=pairs)
+    with pytest.raises(ValueError, match="is a periodic list: give its cell"):
+        net(*arguments, v=options["v"], edge_index=radius_graph(arguments[1], 1.0, cell=cell))
+    with pytest.raises(ValueError, match="3 dimensions"):
+        net(arguments[0], arguments[1][:, :2], arguments[2], v=options["v"][..., :2], cell=cell)
