@@ -45,6 +45,11 @@ OPERATIONS = {
         lambda q, x, v, b, u, **k: kernels.neighbor_attention(q, x, v, neighbors(), b, u, **k),
     ),
     "edge_mlp": ([(N, 5), (N, 5), (E,), (5,), (5, 4), (4,), (4,), (E, 3)], edge_mlp),
+    "gather": ([(N, 5, 2)], lambda x, **k: kernels.gather(x, neighbors(), **k)),
+    "segment_sum": ([(E, 5)], lambda v, **k: kernels.segment_sum(v, neighbors(), **k)),
+    "segment_mean": ([(E,)], lambda v, **k: kernels.segment_mean(v, neighbors(), **k)),
+    "segment_max": ([(E, 5)], lambda v, **k: kernels.segment_max(v, neighbors(), **k)),
+    "segment_softmax": ([(E, 5)], lambda v, **k: kernels.segment_softmax(v, neighbors(), **k)),
     "ponita_conv": (
         [(N, 3, 4), (E, 3, 5), (5, 4), (3, 3, 4)],
         lambda x, b, W, f, **k: kernels.ponita_conv(x, b, W, f, neighbors(), **k),
