@@ -20,30 +20,11 @@ from benchmarks import report
 from benchmarks.kernels import ops
 from benchmarks.kernels.lists import list_rows
 from benchmarks.kernels.networks import network_rows
+from benchmarks.kernels.others import absent
+from benchmarks.kernels.targets import bars
 
 DTYPES = {"fp32": "float32", "fp64": "float64", "bf16": "bfloat16"}
-MUST = {  # ratios asked for with two threads and the default allocator
-    ("gms", "forward"): {"q64": 4, "q": 5, "r": 5},
-    ("gms", "training"): {"q64": 4, "q": 3.3, "r": 3},
-    ("gms, no numba", "forward"): {"q64": 2.5, "q": 2.5, "r": 2.5},
-    ("weighted_sum", "forward"): {"q64": 20, "q": 20, "r": 20},
-    ("attention", "forward"): {"q64": 15},
-    ("attention", "training"): {"q64": 5},
-    ("painn", "forward"): {"q64": 8, "q": 12, "r": 7},
-    ("painn", "training"): {"q64": 5, "q": 7, "r": 4},
-    ("edge_mlp", "forward"): {"q64": 2.2, "q": 4, "r": 4.5},
-    ("edge_mlp", "training"): {"q64": 1.8, "q": 2.5, "r": 2.4},
-    ("ponita", "forward"): {"q64": 1.8},
-}
-TUNED = {("gms", "training"): 3.0, ("painn", "training"): 5.0, ("edge_mlp", "training"): 2.0}
-LISTS = {
-    ("radius, 256 x 18 in boxes of 6", "dense torch, padded from a batch"): 5.0,
-    ("radius, 10 000 points, open", "vesin"): 0.8,
-    ("radius, 10 000 points, open", "matscipy"): 1.7,
-    ("radius, 10 000 points, periodic", "vesin"): 0.8,
-    ("radius, 10 000 points, periodic", "matscipy"): 1.7,
-}
-MEMORY = {"painn": 10.0, "edge_mlp": 15.0}
+SAVED = ("painn", "edge_mlp")  # operations whose memory is measured
 
 
 def options() -> argparse.Namespace:
@@ -63,6 +44,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     dtype, sizes = getattr(torch, DTYPES[args.dtype]), args.suite.split(",")
     content: dict[str, Any] = {"device": args.device, "dtype": args.dtype, "ceilings": ops.ceilings(args.device, dtype)}
+    content["absent"] = absent()
     if hasattr(os, "getloadavg"):
         content["load"] = os.getloadavg()[0]
     budget = 0.8 if args.quick else 6.0
@@ -77,7 +59,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         if "r" in sizes:
             sides = ("theirs", "ours")
             content["memory"] = {
-                op: {s: ops.peak_memory(op, s, "r", DTYPES[args.dtype]) for s in sides} for op in MEMORY
+                op: {s: ops.peak_memory(op, s, "r", DTYPES[args.dtype]) for s in sides} for op in SAVED
             }
         content["lists"] = list_rows(quick=args.quick)
         content["networks"] = network_rows(quick=args.quick)
@@ -91,37 +73,6 @@ def tuned(args: argparse.Namespace) -> list[dict[str, Any]]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(result.stdout)
-
-
-def bars(content: dict[str, Any]) -> list[tuple[str, bool]]:
-    """The requirements, in words."""
-    found = []
-    for record in content["ops"]:
-        limit = MUST.get((record["op"], record["mode"]), {}).get(record["size"])
-        if limit is not None and content["device"] == "cpu":
-            ratio = record.get("ratio", 0.0)
-            text = f"{record['op']} {record['mode']}, {record['size']}: {ratio:.1f} times faster (at least {limit:g})"
-            found.append((text, ratio >= limit))
-    for op, entry in content.get("memory", {}).items():
-        ratio = entry["theirs"] / max(entry["ours"], 1.0)
-        text = f"{op}, r: {ratio:.0f} times less memory, {entry['theirs']:.0f} to {entry['ours']:.0f} MB"
-        found.append((f"{text} (at least {MEMORY[op]:g})", ratio >= MEMORY[op]))
-    for record in content.get("tuned", []):
-        limit = TUNED.get((record["op"], record["mode"]))
-        if limit is not None:
-            ratio = record.get("ratio", 0.0)
-            text = f"{record['op']} {record['mode']}, q, tuned allocator, 1 thread: {ratio:.1f} (at least {limit:g})"
-            found.append((text, ratio >= limit))
-    for row in content.get("lists", []):
-        limit = LISTS.get((row["case"], row["peer"]))
-        if limit is not None:
-            ratio = row["ratio"] or 0.0
-            text = f"{row['case']}, against {row['peer']}: {ratio:.1f} times faster (at least {limit:g})"
-            found.append((text, ratio >= limit))
-    if "start_up" in content:
-        text = f"start of all numba bodies of a network from the cache: {content['start_up']:.2f} s (at most 1)"
-        found.append((text, content["start_up"] <= 1))
-    return found
 
 
 def page(content: dict[str, Any], place: dict[str, Any]) -> str:
@@ -138,7 +89,7 @@ def page(content: dict[str, Any], place: dict[str, Any]) -> str:
         ratio = f"{r['ratio']:.1f}" if "ratio" in r else "-"
         rows.append([r["size"], r["op"], r["mode"], theirs, ours, ratio, share, f"{r['error']['ours']:.0e}"])
     head = ["size", "operation", "pass", "PyG, ms", "ours, ms", "ratio", "of the byte bound", "error"]
-    marks = "\n".join(f"- {'reached' if ok else '**missed**'}: {text}" for text, ok in bars(content))
+    marks = "\n".join(f"- {'reached' if bar.is_reached else '**missed**'}: {bar.text}" for bar in bars(content))
     text = f"""
 Operations of `scidiff.kernels` against PyG's MessagePassing as its users write it, interleaved in one process, least
 wall time (median; quartiles); the pass "training" is forward and backward of a sum of squares with gradients of all
@@ -151,6 +102,8 @@ against float64. Run `python -m benchmarks.kernels`; figures in `results/kernels
 {marks}
 
 {report.table(head, rows)}
+
+{_bounds(content)}
 """
     if "lists" in content:
         lines = [[r["case"], r["peer"], *_list_times(r)] for r in content["lists"]]
@@ -171,6 +124,20 @@ against float64. Run `python -m benchmarks.kernels`; figures in `results/kernels
         text += "\n".join(f"- {line}" for line in fastest(content["networks"]))
         text += f"\n\n{report.table(head, lines)}\n"
     return text
+
+
+def _bounds(content: dict[str, Any]) -> str:
+    """What bounds the figures that miss what was asked or hoped for, and the peers that are not here."""
+    reasons: dict[str, list[str]] = {}
+    for bar in bars(content):
+        if bar.bound:
+            reasons.setdefault(bar.bound, []).append(bar.text.split(":")[0])
+    lines = [f"- {'; '.join(names)}. {bound}" for bound, names in reasons.items()]
+    if lines:
+        lines = ["What bounds the figures that miss what was asked, or hoped for at best:", "", *lines]
+    if content["absent"]:
+        lines += ["", f"Not importable on this machine: {', '.join(content['absent'])}."]
+    return "\n".join(lines)
 
 
 def fastest(rows: list[dict[str, Any]]) -> list[str]:
@@ -216,8 +183,9 @@ def main() -> None:
     else:
         report.write_json("kernels", content)
         report.write_section("Kernels", page(content, place))
-    for text, is_reached in bars(content):
-        print("reached" if is_reached else "MISSED", text)
+    for bar in bars(content):
+        print("reached" if bar.is_reached else "MISSED", bar.text)
+    print(_bounds(content))
     for text in fastest(content.get("networks", [])):
         print(text)
 

@@ -6,6 +6,7 @@ angstrom, cutoff 5 angstrom, open boundary, 64 channels. Each baseline has the m
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
 import scidiff.kernels as K
+from benchmarks.kernels.others import absent, tensor_products
 
 HEADS, ORIENTATIONS, KERNELS = 8, 20, 64
 
@@ -173,6 +175,9 @@ def cases(size: Size, dtype: torch.dtype, names: list[str] | None = None) -> lis
     if size.name == "q64":
         makers |= {"attention": _attention, "ponita": _ponita, "cfconv": _cfconv}
         makers |= {"softmax_gather_sum": _softmax, "edge_dot": _edge_dot, "e3nn": _tensor_product}
+        for peer in ("OpenEquivariance", "cuEquivariance"):
+            if peer not in absent() and (peer == "cuEquivariance" or size.graph.device.type == "cuda"):
+                makers[peer] = functools.partial(_tensor_product, peer=peer)
     return [make(size, dtype) for name, make in makers.items() if names is None or name in names]
 
 
@@ -334,8 +339,8 @@ def _edge_dot(size: Size, dtype: torch.dtype) -> Case:
     )
 
 
-def _tensor_product(size: Size, dtype: torch.dtype) -> Case:
-    """Against the same tensor product of e3nn on gathered nodes, then a scatter, as its users write it."""
+def _tensor_product(size: Size, dtype: torch.dtype, peer: str = "e3nn") -> Case:
+    """Against the same tensor product of e3nn on gathered nodes, then a scatter, as its users write it; or a peer."""
     from e3nn import o3
     from torch_geometric.utils import scatter
 
@@ -351,8 +356,9 @@ def _tensor_product(size: Size, dtype: torch.dtype) -> Case:
     def theirs(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
         return scatter(product(x[ends[0]], y, w), ends[1], dim=0, dim_size=n)
 
+    others = {"e3nn": theirs} if peer == "e3nn" else tensor_products(irreps, "0e+1o", paths, *ends, n)
     least = dtype.itemsize * (2 * tensors[0].numel() + tensors[1].numel() + tensors[2].numel()) + 4 * e
-    return _case("e3nn", tensors, ours, theirs, least)
+    return _case(peer, tensors, ours, others[peer], least)
 
 
 def modules() -> list[type[nn.Module]]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.kernels.others import radius_searches
 from scidiff.kernels import NeighborList, knn_graph, radius_graph
 
 __all__ = ["list_rows"]
@@ -71,6 +72,9 @@ def _molecule_rows(molecules: Tensor, rounds: int) -> list[dict[str, Any]]:
 
     others = {"dense torch, equal sizes": dense, "dense torch, padded from a batch": padded, "ours, torch": plain}
     equal = {name: torch.equal(ours(), method()) for name, method in others.items()}
+    found = _searches(pos, batch, most=17)
+    equal |= {name: _same(method(), ours()) for name, method in found.items()}
+    others |= found
     methods = {"ours": ours, **others}
     return _rows("radius, 256 x 18 in boxes of 6", methods, equal, rounds)
 
@@ -99,6 +103,10 @@ def _liquid_rows(pos: Tensor, rounds: int, *, periodic: bool) -> list[dict[str, 
     without = {"ours, scipy": lambda: ours("scipy"), "ours, torch": lambda: ours("torch")}
     for name, method in without.items():
         equal[name] = torch.equal(method().edge_index, ours().edge_index)
+    if not periodic:
+        found = _searches(pos, torch.zeros(len(pos), dtype=torch.int64), most=int(ours().degree.max()))
+        equal |= {name: _same(method(), ours().edge_index) for name, method in found.items()}
+        others |= found
     methods = {"ours": ours, **others, **without}
     return _rows(f"radius, 10 000 points, {'periodic' if periodic else 'open'}", methods, equal, rounds)
 
@@ -128,6 +136,14 @@ def _transpose_rows(pos: Tensor, rounds: int) -> list[dict[str, Any]]:
 
     equal = {"torch.sort": torch.equal(ours(), sort())}
     return _rows("transpose, 465 000 edges", {"ours": ours, "torch.sort": sort}, equal, rounds)
+
+
+def _searches(pos: Tensor, batch: Tensor, most: int) -> dict[str, Callable[[], Any]]:
+    return dict(radius_searches(pos, CUTOFF, batch, most))
+
+
+def _same(found: Tensor, edge_index: Tensor) -> bool:
+    return np.array_equal(_canonical(found[1], found[0]), _canonical(edge_index[1], edge_index[0]))
 
 
 def _canonical(target: Any, source: Any, shifts: Any = None) -> np.ndarray:

@@ -106,11 +106,13 @@ def _save_both(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _sum_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    return _expand(g, *ctx.saved_tensors, ctx.body), None, None, None
+    ptr, target = ctx.saved_tensors
+    return _expand(g, ptr, target, ctx.body), None, None, None
 
 
 def _expand_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-    return _sum(g, *ctx.saved_tensors, ctx.body), None, None, None
+    ptr, target = ctx.saved_tensors
+    return _sum(g, ptr, target, ctx.body), None, None, None
 
 
 def _save_ends(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
