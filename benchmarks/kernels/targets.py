@@ -36,7 +36,7 @@ _GMS_TORCH = (
     "Each message is gathered, multiplied and added by a call of torch of its own: three passes instead of one."
 )
 _WEIGHTED = (
-    "The work is a few hundredths of a millisecond; the rest is the call, and memory that PyG's temporaries have pushed "
+    "The work is a few hundredths of a millisecond; the rest is the call, and what PyG's temporaries have pushed "
     "out of the cache. At q64 PyG takes 1 ms where they stay in the process and 4 to 5 ms where they are mapped anew."
 )
 _WEIGHTED_R = "It gathers E rows of F numbers from the cache and adds them; nothing else is left."
@@ -98,7 +98,7 @@ TUNED: dict[tuple[str, str], Target] = {
     ("edge_mlp", "training"): Target(2, 3, _MLP_TRAINING),
 }
 _SMALL_LIST = (
-    "The target was set against a dense search of 7.6 ms; on this machine it takes about 1, and 0.9 MB of edges have to "
+    "The target was set against a dense search of 7.6 ms; on this machine it takes about 1, and .9 MB of edges have to "
     "be written, numbered and stacked whoever finds them."
 )
 _LARGE_LIST = "It compares 27 cells of points for each point and sorts each row, as the others do."
