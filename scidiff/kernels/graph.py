@@ -141,6 +141,11 @@ class NeighborList:
         """Source and target of each edge, int64 (2, E), canonical order."""
         return torch.stack([self.source, self.target]).long()
 
+    def keep_edges(self, edge_index: Tensor) -> None:
+        """Keep ``edge_index`` int64 (2, E), where a search has made it, for its first use."""
+        object.__setattr__(self, "edge_index", edge_index)
+        object.__setattr__(self, "target", edge_index[1])
+
     @lazy
     def degree(self) -> Tensor:
         """Number of edges that end in each node, (N,), dtype of ``ptr``."""

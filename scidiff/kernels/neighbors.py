@@ -72,7 +72,7 @@ def radius_graph(
     cutoffs = _cutoffs(cutoff, num_graphs, pos.device)
     cells, axes = _periodicity(cell, pbc, num_graphs, pos.device)
     search = prepare(pos if perm is None else pos.index_select(0, perm), cutoffs, starts, cells, axes)
-    source, ptr, shifts = _radius_edges(search, loop, backend)
+    source, ptr, shifts, pairs = _radius_edges(search, loop, backend)
     if cell is not None and shifts is None:
         shifts = source.new_zeros(source.shape[0], 3)
     shifts = None if shifts is None else shifts.to(torch.int32)
@@ -85,6 +85,8 @@ def radius_graph(
         result = NeighborList(source, ptr, pos.shape[0], None, shifts, scattered_batch=batch, **built)
     else:
         result = NeighborList(source, ptr, pos.shape[0], starts, shifts, max_nodes=search.max_nodes, **built)
+        if pairs is not None and not is_cut:
+            result.keep_edges(pairs)
     return result if max_edges is None else _padded(result, max_edges)
 
 
@@ -131,18 +133,20 @@ def knn_graph(
     return NeighborList(source, ptr, pos.shape[0], starts, max_nodes=search.max_nodes, built_at=built_at)
 
 
-def _radius_edges(search: Search, loop: bool, backend: str | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Source, row pointers and images from the body that runs."""
+def _radius_edges(
+    search: Search, loop: bool, backend: str | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Source, row pointers, images and (where they are known) both ends from the body that runs."""
     body = _body("radius_graph", search, backend)
     if body == "numba":
         return search_numba.radius_edges(search, loop)
     if body in ("triton", "interpret"):
         from scidiff.kernels.triton import neighbors as bodies
 
-        return *bodies.radius_edges(search, loop), None
+        return *bodies.radius_edges(search, loop), None, None
     radius_edges = search_scipy.radius_edges if body == "scipy" else search_torch.radius_edges
     source, target, shifts = radius_edges(search, loop)
-    return source, order.row_pointers(target, search.x.shape[0]), shifts
+    return source, order.row_pointers(target, search.x.shape[0]), shifts, None
 
 
 def _is_static(pos: Tensor, backend: str | None) -> bool:

@@ -19,30 +19,37 @@ _BLOCK = 1 << 26
 """Room for candidates, in keys, that one call may ask for."""
 
 
-def radius_edges(search: Search, loop: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Source, row pointers and image of all pairs within the cutoff, canonical order; images are None if open."""
+def radius_edges(search: Search, loop: bool) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Source, row pointers, image and (source, target) of all pairs within the cutoff, in canonical order.
+
+    Images are None if open, and pairs (2, E) where the body does not write them.
+    """
     if search.cell is None and search.max_nodes <= _DIVIDED:
         return _brute(search, loop)
-    return _by_cells(search, loop)
+    return *_by_cells(search, loop), None
 
 
-def _brute(search: Search, loop: bool) -> tuple[Tensor, Tensor, None]:
+def _brute(search: Search, loop: bool) -> tuple[Tensor, Tensor, None, Tensor]:
     from scidiff.kernels.cpu_numba import graph as bodies
+    from scidiff.kernels.cpu_numba._threads import thread_count
 
-    starts = search.starts.numpy()
-    pairs = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.diff(starts) ** 2)])
-    x = search.x.t().contiguous().numpy()
-    cutoff2 = (search.cutoff * search.cutoff).numpy()
-    degree = np.empty(x.shape[1], np.int64)
-
-    def fill(chunks: np.ndarray, room: np.ndarray, keys: np.ndarray, threads: int) -> None:
-        if threads == 1:
-            bodies.brute_rows(chunks[0], chunks[-1], starts, x, cutoff2, loop, 0, degree, keys)
-        else:
-            _parallel(bodies.brute_parallel, threads, chunks, starts, x, cutoff2, loop, room, degree, keys)
-
-    source, ptr, _ = _collect(pairs, starts, degree, fill, None)
-    return source, ptr, None
+    starts, x = search.starts.numpy(), np.ascontiguousarray(search.x.numpy().T)
+    candidates = np.concatenate([starts[:1], np.cumsum(np.diff(starts) ** 2)])
+    points = starts, x, (search.cutoff * search.cutoff).numpy(), loop
+    threads, graphs = thread_count(2.0 * candidates[-1]), len(search.sizes)
+    chunks = starts if threads == 1 else _chunks(candidates, 0, graphs, 4 * threads)
+    degree = torch.empty(x.shape[1], dtype=torch.int64)
+    if threads == 1:
+        bodies.brute_count(0, graphs, *points, degree.numpy())
+    else:
+        _parallel(bodies.brute_count_parallel, threads, chunks, *points, degree.numpy())
+    ptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
+    pairs = torch.empty(2, int(ptr[-1]), dtype=torch.int64)
+    if threads == 1:
+        bodies.brute_fill(0, graphs, *points, ptr.numpy(), pairs.numpy())
+    else:
+        _parallel(bodies.brute_fill_parallel, threads, chunks, *points, ptr.numpy(), pairs.numpy())
+    return pairs[0], ptr, None, pairs
 
 
 def _by_cells(search: Search, loop: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -144,7 +151,7 @@ def _cells(search: Search, grid: Grid) -> Any:
     bodies.counting_sort(number, ptr, order)
     periodic = np.zeros((len(search.sizes), 3), np.bool_) if search.periodic is None else search.periodic.numpy()
     cell = np.zeros((len(search.sizes), 3, 3)) if search.cell is None else search.cell.contiguous().numpy()
-    x = search.x.t().contiguous().numpy()
+    x = np.ascontiguousarray(search.x.numpy().T)
     images = np.array(grid.images, np.int64)
     bits = int(np.prod(2 * images + 1) - 1).bit_length()
     cutoff2 = (search.cutoff * search.cutoff).numpy()

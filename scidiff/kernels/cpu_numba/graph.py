@@ -1,7 +1,8 @@
 """Neighbour searches and transposes in numba: one owner a row, the same arithmetic as the torch bodies, no liberties.
 
-A body writes the neighbours of its rows one after another into room for all candidates; `unpack` then moves them
-together. A key is ``source * 2^bits + image number``, so that ascending keys are the canonical order.
+Small graphs count their pairs and then write them. The cells of large ones write the neighbours of their rows one after
+another into room for all candidates; `unpack` then moves them together. A key is ``source * 2^bits + image number``, so
+that ascending keys are the canonical order.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from scidiff.kernels.cpu_numba._threads import compiled
 
 __all__ = [
     "Cells",
-    "brute_parallel",
-    "brute_rows",
+    "brute_count",
+    "brute_count_parallel",
+    "brute_fill",
+    "brute_fill_parallel",
     "cell_parallel",
     "cell_rows",
     "count_candidates",
@@ -66,31 +69,58 @@ def counting_sort(values, ptr, order):
 
 
 @compiled()
-def brute_rows(first, last, starts, x, cutoff2, loop, room, degree, keys):
-    """All open pairs of the graphs ``first`` to ``last``; x is (3, N)."""
+def brute_count(first, last, starts, x, cutoff2, loop, degree):
+    """Number of neighbours of the points of the graphs ``first`` to ``last`` among all of their graph; x is (3, N)."""
+    for g in range(first, last):
+        a, b = starts[g], starts[g + 1]
+        px, py, pz = x[0, a:b], x[1, a:b], x[2, a:b]
+        own = 0 if loop else 1  # a point is within any cutoff of itself
+        for i in range(b - a):
+            xi, yi, zi = px[i], py[i], pz[i]
+            count = 0
+            for j in range(px.shape[0]):
+                dx, dy, dz = px[j] - xi, py[j] - yi, pz[j] - zi
+                count += dx * dx + dy * dy + dz * dz <= cutoff2[g]
+            degree[a + i] = count - own
+
+
+@compiled(parallel=True)
+def brute_count_parallel(chunks, starts, x, cutoff2, loop, degree):
+    """`brute_count` for chunks of graphs at once."""
+    for c in numba.prange(chunks.shape[0] - 1):
+        brute_count(chunks[c], chunks[c + 1], starts, x, cutoff2, loop, degree)
+
+
+@compiled()
+def brute_fill(first, last, starts, x, cutoff2, loop, ptr, pairs):
+    """Sources and targets (2, E) of the pairs that `brute_count` has counted."""
+    near = np.empty(x.shape[1], dtype=np.int64)
     distance2 = np.empty(x.shape[1], dtype=np.float64)
-    k = room
     for g in range(first, last):
         a, b = starts[g], starts[g + 1]
         px, py, pz = x[0, a:b], x[1, a:b], x[2, a:b]
         for i in range(b - a):
-            begin = k
             xi, yi, zi = px[i], py[i], pz[i]
             own = -1 if loop else i
             for j in range(px.shape[0]):
                 dx, dy, dz = px[j] - xi, py[j] - yi, pz[j] - zi
                 distance2[j] = dx * dx + dy * dy + dz * dz
+            k = 0
             for j in range(px.shape[0]):
-                keys[k] = a + j
+                near[k] = a + j
                 k += (distance2[j] <= cutoff2[g]) & (j != own)
-            degree[a + i] = k - begin
+            source, target = pairs[0, ptr[a + i] : ptr[a + i + 1]], pairs[1, ptr[a + i] : ptr[a + i + 1]]
+            for e in range(source.shape[0]):
+                source[e] = near[e]
+            for e in range(target.shape[0]):
+                target[e] = a + i
 
 
 @compiled(parallel=True)
-def brute_parallel(chunks, starts, x, cutoff2, loop, room, degree, keys):
-    """`brute_rows` for chunks of graphs at once."""
+def brute_fill_parallel(chunks, starts, x, cutoff2, loop, ptr, pairs):
+    """`brute_fill` for chunks of graphs at once."""
     for c in numba.prange(chunks.shape[0] - 1):
-        brute_rows(chunks[c], chunks[c + 1], starts, x, cutoff2, loop, room[c], degree, keys)
+        brute_fill(chunks[c], chunks[c + 1], starts, x, cutoff2, loop, ptr, pairs)
 
 
 @compiled()
