@@ -59,38 +59,24 @@ _PONITA = (
     "25 ms as its temporaries stay in the process or not."
 )
 
+
+def _by_size(bound: str, **ratios: tuple[float, float]) -> dict[str, Target]:
+    return {size: Target(must, stretch, bound) for size, (must, stretch) in ratios.items()}
+
+
+_GMS = "It reads the filters once, E x F numbers, from memory; at q64 the call is a tenth of it."
 OPS: dict[tuple[str, str], dict[str, Target]] = {
-    ("gms", "forward"): {
-        size: Target(
-            *ratios, "It reads the filters once, E x F numbers, from memory; at q64 the call is a tenth of it."
-        )
-        for size, ratios in {"q64": (4, 6), "q": (5, 10), "r": (5, 9)}.items()
-    },
-    ("gms", "training"): {
-        size: Target(*ratios, _GMS_TRAINING) for size, ratios in {"q64": (4, 6), "q": (3.3, 5), "r": (3, 4.5)}.items()
-    },
-    ("gms, no numba", "forward"): {size: Target(2.5, 4, _GMS_TORCH) for size in ("q64", "q", "r")},
-    ("weighted_sum", "forward"): {
-        "q64": Target(20, 50, _WEIGHTED),
-        "q": Target(20, 50, _WEIGHTED),
-        "r": Target(20, 50, _WEIGHTED_R),
-    },
-    ("attention", "forward"): {"q64": Target(15, 30, _ATTENTION)},
-    ("attention", "training"): {"q64": Target(5, 9, _ATTENTION)},
-    ("painn", "forward"): {
-        size: Target(*ratios, _PAINN_FORWARD) for size, ratios in {"q64": (8, 14), "q": (12, 22), "r": (7, 13)}.items()
-    },
-    ("painn", "training"): {
-        size: Target(*ratios, _PAINN_TRAINING) for size, ratios in {"q64": (5, 8), "q": (7, 12), "r": (4, 7)}.items()
-    },
-    ("edge_mlp", "forward"): {
-        size: Target(*ratios, _MLP_FORWARD) for size, ratios in {"q64": (2.2, 3.5), "q": (4, 7), "r": (4.5, 8)}.items()
-    },
-    ("edge_mlp", "training"): {
-        size: Target(*ratios, _MLP_TRAINING)
-        for size, ratios in {"q64": (1.8, 2.5), "q": (2.5, 4), "r": (2.4, 3.5)}.items()
-    },
-    ("ponita", "forward"): {"q64": Target(1.8, 3, _PONITA)},
+    ("gms", "forward"): _by_size(_GMS, q64=(4, 6), q=(5, 10), r=(5, 9)),
+    ("gms", "training"): _by_size(_GMS_TRAINING, q64=(4, 6), q=(3.3, 5), r=(3, 4.5)),
+    ("gms, no numba", "forward"): _by_size(_GMS_TORCH, q64=(2.5, 4), q=(2.5, 4), r=(2.5, 4)),
+    ("weighted_sum", "forward"): _by_size(_WEIGHTED, q64=(20, 50), q=(20, 50)) | _by_size(_WEIGHTED_R, r=(20, 50)),
+    ("attention", "forward"): _by_size(_ATTENTION, q64=(15, 30)),
+    ("attention", "training"): _by_size(_ATTENTION, q64=(5, 9)),
+    ("painn", "forward"): _by_size(_PAINN_FORWARD, q64=(8, 14), q=(12, 22), r=(7, 13)),
+    ("painn", "training"): _by_size(_PAINN_TRAINING, q64=(5, 8), q=(7, 12), r=(4, 7)),
+    ("edge_mlp", "forward"): _by_size(_MLP_FORWARD, q64=(2.2, 3.5), q=(4, 7), r=(4.5, 8)),
+    ("edge_mlp", "training"): _by_size(_MLP_TRAINING, q64=(1.8, 2.5), q=(2.5, 4), r=(2.4, 3.5)),
+    ("ponita", "forward"): _by_size(_PONITA, q64=(1.8, 3)),
 }
 TUNED: dict[tuple[str, str], Target] = {
     ("gms", "training"): Target(3, 4, _GMS_TRAINING),

@@ -24,7 +24,9 @@ VARIANTS: dict[str, tuple[str, dict]] = {
     "egnn-edm": ("egnn", {"separate_coords": True, "initial_distance": True, "norm_diff": True, "tanh": True}),
 }
 CASES: dict[str, tuple[str, dict]] = {**{name: (name, {}) for name in network_names()}, **VARIANTS}
-TOLERANCE: dict[str, float] = {"ponita": 0.15}  # twice the largest of 50 rotations
+TOLERANCE: dict[str, float] = {"ponita": 0.13}
+"""Twice the largest distance, over 60 rotations and reflections, to the same weights on a grid so fine that its error
+does not count: for an equivariant g, |f(Rx) - R f(x)| <= |f(Rx) - g(Rx)| + |g(x) - f(x)|."""
 SEES_ALL = {"eqgat"}
 """Networks in which a node knows of its whole graph (its centre, its mean features) beside its neighbours."""
 NOT_COMPILED: dict[str, str] = {}

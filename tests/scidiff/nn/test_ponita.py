@@ -9,7 +9,7 @@ from torch.nn.functional import gelu
 
 from scidiff.nn.ponita import PONITA, orientation_grid
 from scidiff.testing import random_rotation
-from tests.scidiff.nn.cases import IN_CHANNELS, batch_of, network, sparse
+from tests.scidiff.nn.cases import IN_CHANNELS, TOLERANCE, batch_of, network, sparse
 
 F64 = torch.float64
 
@@ -165,6 +165,18 @@ def test_error_falls_with_the_number_of_orientations():
     assert bool((errors[0] > 2 * errors[1]).all())
     assert bool((errors[1] > 2 * errors[2]).all())
     assert float(errors[2].max()) < 0.02
+
+
+@torch.no_grad()
+def test_shared_tolerance_is_twice_the_distance_to_a_fine_grid():
+    coarse, fine, x = network("ponita"), network("ponita", num_orientations=160), batch_of([6, 4])
+    generator, pos, v, largest = torch.Generator().manual_seed(0), x.pos, x.v, 0.0
+    for k in range(10):
+        turn = random_rotation(generator, reflect=bool(k % 2))
+        x.pos, x.v = pos @ turn.T, v @ turn.T
+        pairs = zip(x.call(coarse)[:2], x.call(fine)[:2], strict=True)
+        largest = max(largest, *(float((a - b).abs().max() / b.abs().max()) for a, b in pairs))
+    assert 0.5 * TOLERANCE["ponita"] < 2 * largest <= TOLERANCE["ponita"]
 
 
 def test_a_lifted_vector_reads_back_as_a_third():
