@@ -1,7 +1,7 @@
 """Neighbour lists and message passing: `NeighborList` holds a graph, and every operation reads its rows.
 
 Results and gradients have the same bits in every run and, on the CPU, with one thread and with two; a graph has the
-same bits alone and in a batch. The exceptions, in the last bit: `edge_mlp` with channels that are no multiple of 32 (the
+same bits alone and in a batch. Exceptions, in the last bit: `edge_mlp` with channels that are no multiple of 32 (the
 last numbers of a tensor, or of a thread's share, take another code for exponentials), a piece of edges with one edge
 only (a product with one row is another routine), dense attention over graphs of different sizes (they are padded), and
 the definitions in plain torch, ``backend="torch"``, where products are left to BLAS as they are.
