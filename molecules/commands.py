@@ -33,12 +33,13 @@ def prepare(options: argparse.Namespace) -> int:
     is_qm9 = options.name == "qm9"
     out = options.out or (Path("data") / (f"{options.name}.npz" if is_qm9 else f"{Path(options.name).stem}.npz"))
     elements = None if options.elements is None else [_element(word) for word in options.elements.split(",")]
+    properties = [] if options.properties is None else [name.strip() for name in options.properties.split(",")]
     _check_prepare(options, is_qm9)
     check_distinct(out, options.report, options.source if is_qm9 else Path(options.name))
     check_outputs(out, suffixes=(".npz",))
     check_outputs(options.report, suffixes=(".json",))
     if is_qm9:
-        report = prepare_qm9(options.source, out, workers=options.workers, progress=True)
+        report = prepare_qm9(options.source, out, properties=properties, workers=options.workers, progress=True)
     else:
         report = prepare_file(
             options.name,
@@ -47,6 +48,7 @@ def prepare(options: argparse.Namespace) -> int:
             charge=options.charge,
             elements=elements,
             max_atoms=options.max_atoms,
+            properties=properties,
             seed=options.seed,
             workers=options.workers,
             progress=True,

@@ -21,7 +21,8 @@ __all__ = ["Batch", "BucketSampler", "DenseMolecules", "bucket_bounds"]
 
 Batch = dict[str, Tensor]
 """``pos`` (B, N, 3) float32 angstrom, centred; ``atom``, ``charge`` (B, N) and ``bond`` (B, N, N) int64 class indices;
-``node_mask`` (B, N) bool, True = real. Padding is 0 everywhere."""
+``node_mask`` (B, N) bool, True = real; ``property`` (B, P) float32, NaN = unknown, if the spec has properties. Padding
+is 0 everywhere."""
 
 _RATIO = 0.9  # smallest size of a bucket in units of its largest: pairs waste at most 1 - 0.9^2
 
@@ -36,10 +37,13 @@ class _Bucket:
     bond: Tensor
     sizes: Tensor
     rows: Tensor
+    properties: Tensor
 
     def batch(self, index: Tensor) -> Batch:
         sizes = self.sizes.index_select(0, index)
+        known = {"property": self.properties.index_select(0, index)} if self.properties.shape[1] else {}
         return {
+            **known,
             "pos": self.pos.index_select(0, index),
             "atom": self.atom.index_select(0, index).long(),
             "charge": self.charge.index_select(0, index).long(),
@@ -168,5 +172,8 @@ def _pad(dataset: MoleculeDataset, spec: MoleculeSpec, rows: np.ndarray, size: i
     owner = part.bond_owners()
     i, j, order = part.bonds.T
     bond[owner, i, j] = bond[owner, j, i] = order
-    tensors = (torch.from_numpy(array) for array in (pos, atom, charge, bond, part.sizes, rows))
+    known = np.zeros((count, len(spec.properties)), dtype=np.float32)
+    for k, name in enumerate(spec.properties):
+        known[:, k] = part.properties[name]
+    tensors = (torch.from_numpy(array) for array in (pos, atom, charge, bond, part.sizes, rows, known))
     return _Bucket(*tensors)

@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -94,6 +94,7 @@ class _Outcome:
     method: str = ""
     reason: str = ""
     detail: str = ""
+    properties: Mapping[str, float] = field(default_factory=dict)
 
 
 def clean(
@@ -114,7 +115,7 @@ def clean(
         ValueError: If no molecule is left.
     """
     chunks = _chunks(raw, rules)
-    report, parts = CleaningReport(), []
+    report, parts, known = CleaningReport(), [], []
     with _bar(progress) as bar:
         for dataset, outcomes in _run(chunks, _cores() if workers is None else workers):
             report.total += len(outcomes)
@@ -124,6 +125,7 @@ def clean(
                     report.dropped.append((outcome.id, outcome.reason, outcome.detail))
                 else:
                     report.methods[outcome.method] = report.methods.get(outcome.method, 0) + 1
+                    known.append(outcome.properties)
             if dataset is not None:
                 parts.append(dataset)
     report.reasons = dict(Counter(reason for _, reason, _ in report.dropped).most_common())
@@ -131,6 +133,8 @@ def clean(
         reasons = ", ".join(f"{name} {count}" for name, count in report.reasons.items()) or "the source is empty"
         raise ValueError(f"no molecule of {report.total} is left after cleaning ({reasons}).")
     dataset = MoleculeDataset.concatenate(parts)
+    names = sorted({name for row in known for name in row})
+    dataset = dataset.with_properties({name: np.array([row.get(name, np.nan) for row in known]) for name in names})
     report.kept = len(dataset)
     return dataset, report
 
@@ -169,7 +173,7 @@ def clean_one(raw: RawMolecule, rules: CleaningRules) -> _Outcome:
         record = record_of(verdict.mol, explicit_h=record.explicit_h)
     elif (record.bonds == AROMATIC).any():
         record = kekulise(record)
-    return _Outcome(raw.id, raw.split, record, verdict.smiles, method)
+    return _Outcome(raw.id, raw.split, record, verdict.smiles, method, properties=raw.properties)
 
 
 def _bonded(raw: RawMolecule) -> tuple[MoleculeRecord, str]:

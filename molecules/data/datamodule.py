@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
@@ -20,6 +21,8 @@ from molecules.data.cleaning import CleaningReport, CleaningRules
 from molecules.data.dataset import MoleculeDataset
 from molecules.data.prepare import GEOMETRY_BAND, load_clean, random_split
 from molecules.data.spec import MoleculeSpec
+from molecules.properties import check_computed, property_table
+from molecules.verdict import judge
 from scidiff.configurable import Configurable
 from scidiff.loaders import ResumableLoader
 
@@ -40,6 +43,8 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
             says what was dropped).
         hydrogens: ``"explicit"`` takes all atoms, ``"implicit"`` heavy atoms only.
         batch_pairs: Upper limit of the sum of N^2 over a batch, N the padded size.
+        properties: Names of what a model is conditioned on: columns of the file (data fields of an SDF), or those in
+            `molecules.properties.COMPUTED`, which are then computed.
         fractions: Shares of train, valid, test if the file has no split.
         charge: Net charge when bonds of a raw file have to be perceived.
         seed: Seed of the split and of the order of batches.
@@ -62,6 +67,7 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
         *,
         hydrogens: str = "explicit",
         batch_pairs: int = 16_000,
+        properties: Sequence[str] = (),
         fractions: Sequence[float] = (0.8, 0.1, 0.1),
         charge: int = 0,
         seed: int = 0,
@@ -76,6 +82,7 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
         self.source = Path(source)
         self.hydrogens = hydrogens
         self.batch_pairs = batch_pairs
+        self.properties = tuple(properties)
         self.fractions = tuple(fractions)
         self.charge = charge
         self.seed = seed
@@ -173,6 +180,7 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
             raise ValueError(f"{self.source.name} has no hydrogens. Use hydrogens='implicit' or prepare it again.")
         if dataset.split is None:
             dataset = dataset.with_split(random_split(len(dataset), self.fractions, self.seed))
+        dataset = dataset.with_properties(_properties(dataset, self.properties))
         self._spec = MoleculeSpec.from_dataset(dataset.subset("train"))
         self._dataset = dataset
 
@@ -185,6 +193,8 @@ class QM9(MoleculeDataModule):
         batch_pairs: Upper limit of the sum of N^2 over a batch.
         root: Prepared file or its folder. None takes ``data/qm9.npz`` of the working folder and, if that is missing,
             the packaged subset with a warning. ``"2k"`` is that subset: 2,000 training molecules, 1,600 / 200 / 200.
+        properties: Names of what a model is conditioned on, see `MoleculeDataModule`. QM9 as it is packed here has
+            quantum-chemical columns (``mu``, ``gap``, ...) for its test part only.
         seed: Seed of the order of batches.
         num_workers: Worker processes of the loaders.
         pin_memory: Whether batches are put into pinned memory.
@@ -199,6 +209,7 @@ class QM9(MoleculeDataModule):
         batch_pairs: int = 16_000,
         root: str | Path | None = None,
         *,
+        properties: Sequence[str] = (),
         seed: int = 0,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -207,6 +218,7 @@ class QM9(MoleculeDataModule):
             _PREPARED_QM9 if root is None else root,
             hydrogens=hydrogens,
             batch_pairs=batch_pairs,
+            properties=properties,
             seed=seed,
             num_workers=num_workers,
             pin_memory=pin_memory,
@@ -225,6 +237,19 @@ class QM9(MoleculeDataModule):
             )
             return packaged_qm9()
         return MoleculeDataset.from_npz(path)
+
+
+def _properties(dataset: MoleculeDataset, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of the dataset; what it lacks is computed from its molecules."""
+    lacking = [name for name in names if name not in dataset.properties]
+    check_computed(lacking)
+    computed: dict[str, np.ndarray] = {}
+    if lacking:
+        smiles = dataset.smiles
+        if smiles is None:
+            smiles = [judge(dataset.record(k)).smiles or "?" for k in range(len(dataset))]
+        computed = property_table(smiles, lacking)
+    return {name: dataset.properties[name] if name in dataset.properties else computed[name] for name in names}
 
 
 def packaged_qm9() -> MoleculeDataset:

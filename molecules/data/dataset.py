@@ -24,6 +24,7 @@ SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """Names of the split codes 0, 1, 2."""
 
 _REQUIRED = ("num_atoms", "numbers", "formal_charge", "positions", "num_bonds", "bonds")
+_PROPERTY = "property_"  # prefix of the arrays of a prepared file
 _FLAT = ("sizes", "numbers", "formal_charge", "positions", "num_bonds", "bonds")
 
 
@@ -43,6 +44,7 @@ class MoleculeDataset:
         ids: (M,) int, numbers in the source (the GDB id for QM9); None counts from 0.
         split: (M,) uint8, 0 train, 1 valid, 2 test, or None.
         smiles: M canonical SMILES without hydrogens and stereo, or None.
+        properties: Named numbers (M,) of the molecules, stored as float32; NaN where unknown.
         explicit_h: Whether all hydrogens are atoms.
         meta: Plain data about the origin: source, sha256, report of the cleaning.
 
@@ -62,6 +64,7 @@ class MoleculeDataset:
         ids: np.ndarray | None = None,
         split: np.ndarray | None = None,
         smiles: Sequence[str] | None = None,
+        properties: Mapping[str, np.ndarray] | None = None,
         explicit_h: bool = True,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
@@ -74,6 +77,7 @@ class MoleculeDataset:
         self.ids = np.arange(len(self.sizes)) if ids is None else np.asarray(ids, dtype=np.int64)
         self.split = None if split is None else np.asarray(split, dtype=np.uint8)
         self.smiles = None if smiles is None else list(smiles)
+        self.properties = {str(name): np.asarray(v, dtype=np.float32) for name, v in (properties or {}).items()}
         self.explicit_h = explicit_h
         self.meta = dict(meta or {})
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
@@ -109,7 +113,7 @@ class MoleculeDataset:
 
     @classmethod
     def concatenate(cls, parts: Sequence[MoleculeDataset]) -> MoleculeDataset:
-        """The molecules of several datasets in one; split and SMILES survive if every part has them.
+        """The molecules of several datasets in one; split, SMILES and properties survive if every part has them.
 
         Raises:
             ValueError: If there is no part or their ``explicit_h`` differ.
@@ -118,11 +122,13 @@ class MoleculeDataset:
             raise ValueError("expected at least one dataset, all with the same kind of hydrogens.")
         splits = [part.split for part in parts if part.split is not None]
         smiles = [part.smiles for part in parts if part.smiles is not None]
+        shared = [name for name in parts[0].properties if all(name in part.properties for part in parts)]
         return cls(
             *(np.concatenate([getattr(part, name) for part in parts]) for name in _FLAT),
             ids=np.concatenate([part.ids for part in parts]),
             split=np.concatenate(splits) if len(splits) == len(parts) else None,
             smiles=list(itertools.chain(*smiles)) if len(smiles) == len(parts) else None,
+            properties={name: np.concatenate([part.properties[name] for part in parts]) for name in shared},
             explicit_h=parts[0].explicit_h,
             meta=parts[0].meta,
         )
@@ -152,6 +158,7 @@ class MoleculeDataset:
             ids=arrays.get("ids"),
             split=arrays.get("split"),
             smiles=smiles,
+            properties={key.removeprefix(_PROPERTY): arrays[key] for key in arrays if key.startswith(_PROPERTY)},
             explicit_h=bool(arrays.get("explicit_h", True)),
             meta=meta,
         )
@@ -190,6 +197,7 @@ class MoleculeDataset:
         }
         if self.split is not None:
             arrays["split"] = self.split
+        arrays |= {_PROPERTY + name: values for name, values in self.properties.items()}
         if self.smiles is not None:
             arrays["smiles"] = np.frombuffer("\n".join(self.smiles).encode("ascii"), dtype=np.uint8)
         with atomic_path(path) as temporary:
@@ -238,6 +246,7 @@ class MoleculeDataset:
             ids=self.ids[index],
             split=None if self.split is None else self.split[index],
             smiles=None if self.smiles is None else [self.smiles[k] for k in index],
+            properties={name: values[index] for name, values in self.properties.items()},
             explicit_h=self.explicit_h,
             meta=self.meta,
         )
@@ -253,6 +262,17 @@ class MoleculeDataset:
             raise ValueError(f"a split has {len(self)} codes in 0..{len(SPLITS) - 1}, got shape {split.shape}.")
         other = copy.copy(self)
         other.split = split
+        return other
+
+    def with_properties(self, properties: Mapping[str, np.ndarray]) -> MoleculeDataset:
+        """The same molecules with these named numbers (M,) in place of the present ones.
+
+        Raises:
+            ValueError: If there is not one number a molecule.
+        """
+        other = copy.copy(self)
+        other.properties = {str(name): np.asarray(v, dtype=np.float32) for name, v in properties.items()}
+        other._check()
         return other
 
     def split_indices(self, name: str) -> np.ndarray:
@@ -289,6 +309,7 @@ class MoleculeDataset:
             ids=self.ids,
             split=self.split,
             smiles=self.smiles,
+            properties=self.properties,
             explicit_h=False,
             meta=self.meta,
         )
@@ -321,7 +342,7 @@ class MoleculeDataset:
         if len(self.bonds) != bonds:
             raise ValueError(f"bonds must have {bonds} rows (the sum of num_bonds), got {len(self.bonds)}.")
         per_molecule = {"num_bonds": self.num_bonds, "ids": self.ids, "split": self.split, "smiles": self.smiles}
-        for name, values in per_molecule.items():
+        for name, values in {**per_molecule, **self.properties}.items():
             if values is not None and len(values) != len(self):
                 raise ValueError(
                     f"{name} must have one entry for each of the {len(self)} molecules, got {len(values)}."

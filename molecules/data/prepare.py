@@ -20,6 +20,7 @@ import numpy as np
 from molecules.data.cleaning import CleaningReport, CleaningRules, clean
 from molecules.data.dataset import SPLITS, MoleculeDataset
 from molecules.data.raw import RawMolecule, read_gdb9, read_npz, read_qm9_npz, read_sdf, read_xyz, sha256_of
+from molecules.properties import check_computed, property_table
 from scidiff.files import check_writable
 
 __all__ = ["GEOMETRY_BAND", "CleaningReport", "edm_split", "load_clean", "prepare_file", "prepare_qm9", "random_split"]
@@ -41,6 +42,7 @@ def prepare_qm9(
     source: str | Path | None = None,
     out: str | Path = "data/qm9.npz",
     *,
+    properties: Sequence[str] = (),
     workers: int | None = None,
     progress: bool = False,
 ) -> CleaningReport:
@@ -52,6 +54,8 @@ def prepare_qm9(
             ``$SCIDIFF_DATA/molecules/qm9``. With the originals a file ``uncharacterized.txt`` beside them names the
             molecules to leave out.
         out: Prepared file, ``.npz``; replaced only when everything has succeeded.
+        properties: Names in `molecules.properties.COMPUTED` to compute and keep. Columns of a ``qm9*properties.npz``
+            beside the packed geometries are kept anyway.
         workers: Processes; None takes one a core.
         progress: Whether to show a bar on stderr.
 
@@ -60,6 +64,7 @@ def prepare_qm9(
         ValueError: If the source or ``out`` has the wrong format.
     """
     out = _checked_out(out)
+    check_computed(properties)
     raw, files = _qm9_source(source)
     for name in files:
         known = QM9_SHA256.get(name)
@@ -69,6 +74,7 @@ def prepare_qm9(
     if dataset.split is None:
         dataset.split = random_split(len(dataset))
     report.splits = _count_splits(dataset.split)
+    dataset = _with_computed(dataset, properties)
     dataset.meta = {"name": "qm9", "sha256": files, "report": report.to_dict()}
     dataset.save(out)
     return report
@@ -83,6 +89,7 @@ def prepare_file(
     elements: Sequence[str] | None = None,
     max_atoms: int | None = None,
     aromatic: bool = False,
+    properties: Sequence[str] = (),
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     seed: int = 0,
     workers: int | None = None,
@@ -101,6 +108,8 @@ def prepare_file(
         elements: Elements to keep, None for all.
         max_atoms: Largest molecule to keep (``too_large``), None for all.
         aromatic: Keep RDKit's aromatic bonds as class 4 instead of kekulised orders.
+        properties: Names in `molecules.properties.COMPUTED` to compute and keep. Data fields of an SDF that are numbers
+            are kept anyway.
         fractions: Shares of train, valid, test.
         seed: Seed of the random split.
         workers: Processes; None takes one a core.
@@ -111,11 +120,13 @@ def prepare_file(
         ValueError: If an option or a format is wrong, or no molecule is left.
     """
     source, out = Path(source), _checked_out(out)
+    check_computed(properties)
     rules = CleaningRules(hydrogens, None if elements is None else tuple(elements), max_atoms, GEOMETRY_BAND, aromatic)
     random_split(0, fractions, seed)  # a wrong option is said before the work
     dataset, report = load_clean(source, rules, charge=charge, workers=workers, progress=progress)
     dataset.split = random_split(len(dataset), fractions, seed)
     report.splits = _count_splits(dataset.split)
+    dataset = _with_computed(dataset, properties)
     dataset.meta = {"name": source.stem, "sha256": {source.name: sha256_of(source)}, "report": report.to_dict()}
     dataset.save(out)
     return report
@@ -183,6 +194,11 @@ def random_split(count: int, fractions: Sequence[float] = (0.8, 0.1, 0.1), seed:
     split[order[: bounds[0]]] = SPLITS.index("train")
     split[order[bounds[0] : bounds[1]]] = SPLITS.index("valid")
     return split
+
+
+def _with_computed(dataset: MoleculeDataset, names: Sequence[str]) -> MoleculeDataset:
+    computed = property_table(dataset.smiles or [], names) if names else {}
+    return dataset.with_properties({**dataset.properties, **computed})
 
 
 def _count_splits(split: np.ndarray) -> dict[str, int]:

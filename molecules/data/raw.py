@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import math
 import re
 import tarfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ class RawMolecule:
     """A molecule as its source gives it; ``numbers`` is empty if the source could not be parsed.
 
     ``smiles`` or ``record`` (with bonds) say how it is bonded; without both, bonds are perceived with net ``charge``.
+    ``properties`` are named numbers.
     """
 
     id: int
@@ -40,6 +42,7 @@ class RawMolecule:
     record: MoleculeRecord | None = None
     charge: int = 0
     split: int | None = None
+    properties: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_qm9_npz(geometries: Path, smiles: Path) -> Iterator[RawMolecule]:
@@ -59,12 +62,13 @@ def read_qm9_npz(geometries: Path, smiles: Path) -> Iterator[RawMolecule]:
     if missing:
         raise ValueError(f"{geometries} lacks the arrays {sorted(missing)} of packed QM9 geometries.")
     ids, sizes, numbers, pos = data["gdb_id"], data["num_atoms"].astype(np.int64), data["charges"], data["positions"]
-    split = data.get("split")
+    split, table = data.get("split"), _property_rows(geometries.parent)
     stops = np.cumsum(sizes)
     for k, (gdb_id, stop, size) in enumerate(zip(ids.tolist(), stops.tolist(), sizes.tolist())):
         rows = slice(stop - size, stop)
         code = None if split is None else int(split[k])
-        yield RawMolecule(gdb_id, numbers[rows], pos[rows], smiles=lines[gdb_id - 1], split=code)
+        known = table.get(gdb_id, {})
+        yield RawMolecule(gdb_id, numbers[rows], pos[rows], smiles=lines[gdb_id - 1], split=code, properties=known)
 
 
 def read_gdb9(source: Path) -> Iterator[RawMolecule]:
@@ -94,14 +98,14 @@ def read_gdb9(source: Path) -> Iterator[RawMolecule]:
 
 
 def read_sdf(path: Path) -> Iterator[RawMolecule]:
-    """Molecules of an SDF with the bonds and charges of the file, not sanitised."""
+    """Molecules of an SDF with the bonds and charges of the file, not sanitised, and its data fields that are numbers."""
     with rdBase.BlockLogs():
         for index, mol in enumerate(Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)):
             try:
                 record = None if mol is None or not mol.GetNumConformers() else record_of(mol)
             except ValueError:
                 record = None
-            yield _from_record(index, record)
+            yield _from_record(index, record, {} if mol is None else _numbers(mol))
 
 
 def read_xyz(path: Path, charge: int = 0) -> Iterator[RawMolecule]:
@@ -170,10 +174,37 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _from_record(index: int, record: MoleculeRecord | None) -> RawMolecule:
+def _from_record(
+    index: int, record: MoleculeRecord | None, properties: Mapping[str, float] | None = None
+) -> RawMolecule:
     if record is None or record.pos is None:
         return RawMolecule(index, np.zeros(0, dtype=np.int64), np.zeros((0, 3)))
-    return RawMolecule(index, record.numbers, record.pos, record=record)
+    return RawMolecule(index, record.numbers, record.pos, record=record, properties=properties or {})
+
+
+def _numbers(mol: Chem.Mol) -> dict[str, float]:
+    """Data fields of an SDF entry whose text is a finite number."""
+    found = {}
+    for name in mol.GetPropNames():
+        try:
+            value = float(mol.GetProp(name))
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            found[name] = value
+    return found
+
+
+def _property_rows(folder: Path) -> dict[int, dict[str, float]]:
+    """Columns of ``qm9*properties.npz`` beside the geometries by GDB id; empty without such a file."""
+    rows: dict[int, dict[str, float]] = {}
+    for path in sorted(folder.glob("qm9*properties.npz")):
+        columns = read_arrays(path)
+        ids = columns.pop("gdb_id").tolist()
+        table = np.column_stack([columns[name] for name in columns]).tolist()
+        for gdb_id, values in zip(ids, table):
+            rows.setdefault(gdb_id, {}).update(zip(columns, values))
+    return rows
 
 
 def _parse_gdb9(gdb_id: int, text: str) -> RawMolecule:

@@ -83,7 +83,7 @@ class MoleculeSpec(Configurable):
         """Spec of all molecules of a dataset; give it the training part.
 
         Raises:
-            ValueError: If the dataset is empty.
+            ValueError: If the dataset is empty, or a property is not known or constant.
         """
         if not len(dataset):
             raise ValueError("a spec cannot be built from an empty dataset. Is the training part empty?")
@@ -107,6 +107,7 @@ class MoleculeSpec(Configurable):
             bond_marginal=_bond_marginal(dataset, aromatic),
             pos_std=coordinate_std(dataset),
             valences=_valences(dataset, symbols, atom, charge, charges),
+            properties={name: _moments(name, values) for name, values in dataset.properties.items()},
             provenance={**meta, "molecules": len(dataset)},
         )
 
@@ -212,6 +213,14 @@ def _bond_marginal(dataset: MoleculeDataset, aromatic: bool) -> tuple[float, ...
     counts = np.bincount(dataset.bonds[:, 2], minlength=AROMATIC + 1)
     counts[0] = pairs - counts.sum()
     return tuple((counts[: AROMATIC + int(aromatic)] / pairs).tolist())
+
+
+def _moments(name: str, values: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of the known values."""
+    known = values[np.isfinite(values)].astype(np.float64)
+    if len(known) < 2 or not known.std() > 0:
+        raise ValueError(f"property {name!r} is known for {len(known)} training molecules or is the same for all.")
+    return float(known.mean()), float(known.std())
 
 
 def _valences(
