@@ -22,7 +22,7 @@ from scidiff.files import atomic_path
 if TYPE_CHECKING:
     from molecules.molecule_list import MoleculeList
 
-__all__ = ["draw_grid_3d", "draw_molecule_3d"]
+__all__ = ["draw_grid_3d", "draw_molecule_3d", "principal_turn"]
 
 _COLOURS = {1: "#e8e8e8", 5: "#ffb5b5", 6: "#4d4d4d", 7: "#3b62d9", 8: "#dd2f2f", 9: "#6cc24a", 14: "#d9b48f"}
 _COLOURS |= {15: "#f0862a", 16: "#e3b81e", 17: "#2fb04a", 35: "#9c3a2a", 53: "#8a3fb0"}
@@ -77,17 +77,26 @@ def draw_grid_3d(
         figure.savefig(temporary)
 
 
-def draw_molecule_3d(axis: Any, record: MoleculeRecord, *, marked: Sequence[int] = ()) -> None:
+def draw_molecule_3d(
+    axis: Any,
+    record: MoleculeRecord,
+    *,
+    marked: Sequence[int] = (),
+    turn: np.ndarray | None = None,
+    extent: float | None = None,
+) -> None:
     """Draw one molecule on matplotlib axes.
 
     Args:
         axis: The axes; limits and aspect are set.
         record: A molecule with coordinates; atoms without finite coordinates are left out.
         marked: Atoms that get a red ring.
+        turn: Rotation (3, 3) that is applied to row vectors, see `principal_turn`; that of the molecule by default.
+        extent: Half the width of the picture in angstrom; as large as needed by default.
     """
     pos = np.zeros((0, 3)) if record.pos is None else record.pos
     finite = np.asarray(np.isfinite(pos).all(axis=-1))
-    page = np.where(finite[:, None], _oriented(pos, finite), np.nan)
+    page = np.where(finite[:, None], _oriented(pos, finite, turn), np.nan)
     radii = _BALL * np.sqrt(covalent_radii(record.numbers) / covalent_radii(np.array([6]))[0])
     depth = page[:, 2]
     seen = depth[finite]
@@ -99,24 +108,32 @@ def draw_molecule_3d(axis: Any, record: MoleculeRecord, *, marked: Sequence[int]
     for i in np.flatnonzero(finite):
         colour = _COLOURS.get(int(record.numbers[i]), _UNKNOWN)
         _ball(axis, page[i], float(radii[i]), _faded(colour, float(nearness[i])), i in marked)
-    extent = max(np.abs(page[finite, :2]).max(initial=0.0), _SMALLEST) + _MARGIN
-    axis.set_xlim(-extent, extent)
-    axis.set_ylim(-extent, extent)
+    needed = max(float(np.abs(page[finite, :2]).max(initial=0.0)), _SMALLEST) + _MARGIN
+    half = needed if extent is None else extent
+    axis.set_xlim(-half, half)
+    axis.set_ylim(-half, half)
     axis.set_aspect("equal")
 
 
-def _oriented(pos: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """Coordinates (n, 3) centred, along the principal axes and tilted; the last component points to the viewer."""
-    if not finite.any():
-        return pos
-    centred = pos - pos[finite].mean(axis=0)
-    axes = np.linalg.svd(centred[finite], full_matrices=True)[2]
+def principal_turn(pos: np.ndarray) -> np.ndarray:
+    """Rotation (3, 3) for row vectors: the principal axes of points (n, 3), the longest first, then a tilt.
+
+    The last component then points to the viewer.
+    """
+    axes = np.linalg.svd(pos - pos.mean(axis=0), full_matrices=True)[2]
     # A proper rotation: a mirror image would be another molecule.
     axes[2] *= np.sign(np.linalg.det(axes))
-    turned = np.where(finite[:, None], centred, 0.0) @ axes.T
     cosine, sine = np.cos(_TILT), np.sin(_TILT)
     tilt = np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
-    return turned @ tilt.T
+    return axes.T @ tilt.T
+
+
+def _oriented(pos: np.ndarray, finite: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
+    """Coordinates (n, 3) centred and turned; the last component points to the viewer."""
+    if not finite.any():
+        return pos
+    turn = principal_turn(pos[finite]) if turn is None else turn
+    return np.where(finite[:, None], pos - pos[finite].mean(axis=0), 0.0) @ turn
 
 
 def _stick(axis: Any, ends: np.ndarray, order: int, nearness: float) -> None:

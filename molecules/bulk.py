@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from molecules.batches import pad_records
 from molecules.chemistry import MoleculeRecord
+from molecules.fragments import fixed_parts
 from molecules.generator import MoleculeGenerator
 from molecules.molecule_list import MoleculeList
 from scidiff import random
@@ -28,6 +29,9 @@ def sample_in_chunks(
     n_atoms: int | Sequence[int] | None = None,
     steps: int | None = None,
     solver: str | None = None,
+    condition: Mapping[str, float] | None = None,
+    guidance_scale: float = 1.0,
+    fixed: MoleculeRecord | None = None,
     seed: int = 0,
     **options: Any,
 ) -> tuple[MoleculeList, Chunks] | None:
@@ -41,6 +45,9 @@ def sample_in_chunks(
         n_atoms: Number of atoms: one for all, one per molecule, or None for the sizes of the training data.
         steps: Solver steps.
         solver: Name of the solver.
+        condition: Wished properties, the same for all.
+        guidance_scale: How strongly they are followed.
+        fixed: A part that every molecule contains.
         seed: Molecule i has the seed (seed, i).
         options: Further options of `scidiff.generation.generate`: ``batch_size``, ``devices``, ...
 
@@ -48,11 +55,17 @@ def sample_in_chunks(
         The molecules, and the chunks to be removed when they are in their final file; None in the processes that have
         no more to do.
     """
-    sizes = generator._sizes(n, n_atoms, random.seed_table(seed, n))
+    generator._wishes(condition, 1)
+    part = None if fixed is None else fixed_parts(fixed, None, 1, generator.spec)[0]
+    least = None if part is None else np.full(n, len(part))
+    sizes = generator._sizes(n, n_atoms, random.seed_table(seed, n), least)
     draw = _Draw(generator, seed, sizes, steps, solver)
+    draw.control = {"condition": condition, "guidance_scale": guidance_scale, "fixed": part}
     asked = n_atoms if n_atoms is None or isinstance(n_atoms, int) else [int(k) for k in n_atoms]
+    control = {"condition": condition, "guidance_scale": guidance_scale, "fixed": _plain(part)}
     request = {"samples": "molecules", "origin": origin, "n": n, "n_atoms": asked, "seed": seed}
-    chunks = Chunks(folder, {**request, "steps": draw.steps, "solver": draw.solver})
+    wished = control if condition is not None or part is not None else {}
+    chunks = Chunks(folder, {**request, "steps": draw.steps, "solver": draw.solver, **wished})
     order = np.argsort(sizes, kind="stable")
     if not generate(draw, generator.denoiser, order, chunks, steps=draw.steps, **options):
         return None
@@ -68,6 +81,7 @@ class _Draw:
         self.generator, self.seed, self.sizes = generator, seed, sizes
         self.steps = generator.steps if steps is None else steps
         self.solver = generator.solver if solver is None else solver
+        self.control: dict[str, Any] = {}
 
     def __call__(self, index: np.ndarray, advance: Callable[[], None]) -> dict[str, np.ndarray]:
         mols = self.generator.sample(
@@ -78,6 +92,7 @@ class _Draw:
             seed=[(self.seed, int(i)) for i in index],
             batch_size=len(index),
             progress=advance,
+            **self.control,
         )
         batch = pad_records(mols.records)
         arrays = {"numbers": batch.numbers, "formal_charge": batch.formal_charge, "bonds": batch.bonds}
@@ -101,3 +116,11 @@ class _Draw:
         complete = [records[i] for i in range(n)]
         seeds = [f"{self.seed}/{i}" for i in range(n)]
         return MoleculeList(complete, vocabulary=self.generator.spec, seeds=seeds, nfe=nfe)
+
+
+def _plain(part: MoleculeRecord | None) -> dict[str, Any] | None:
+    """What tells one fixed part from another."""
+    if part is None or part.pos is None:
+        return None
+    pos = np.round(part.pos, 6).tolist()
+    return {"numbers": part.numbers.tolist(), "charge": part.formal_charge.tolist(), "pos": pos}

@@ -14,7 +14,9 @@ _DEFAULT = "qm9_implicit"
 
 
 def _prepare_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="qm9|FILE", help="the QM9 data set, or an .sdf, .xyz or .npz file of your own")
+    parser.add_argument(
+        "name", metavar="qm9|FILE", help="the QM9 data set, or an .sdf, .xyz, .smi or .npz file of your own"
+    )
     parser.add_argument("--source", type=Path, help="qm9: folder or archive of the originals (default: $SCIDIFF_DATA)")
     parser.add_argument("--hydrogens", choices=("explicit", "implicit"), default="explicit", help="FILE: which atoms")
     parser.add_argument("--charge", type=int, default=0, help="FILE: net charge if bonds have to be perceived")
@@ -29,11 +31,19 @@ def _prepare_options(parser: argparse.ArgumentParser) -> None:
 def _generate_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, checkpoint=_DEFAULT, num_samples=100, batch_size=500, out=...)
     parser.add_argument("--n-atoms", type=positive_int, metavar="N", help="atoms a molecule (default: as in the data)")
+    parser.add_argument(
+        "--condition", action="append", metavar="logp=2", help="wished property; may be repeated or have commas"
+    )
+    parser.add_argument("--guidance-scale", type=float, default=1.0, metavar="W", help="above 1: wishes more strongly")
+    parser.add_argument("--fixed", type=Path, metavar="SDF", help="part that every molecule contains; several: linked")
+    parser.add_argument("--keep", choices=("all", "scaffold"), default="all", help="atoms of --fixed that are kept")
     parser.add_argument("--valid-only", action="store_true", help="write valid molecules only")
     parser.add_argument("--smiles", type=Path, metavar="SMI", help="also write the SMILES of the valid molecules")
     parser.add_argument("--xyz", type=Path, metavar="XYZ", help="also write extended XYZ")
     parser.add_argument("--grid", type=Path, metavar="PNG", help="also draw a grid of the first molecules")
     parser.add_argument("--grid-3d", type=Path, metavar="PNG", help="also draw their geometries")
+    parser.add_argument("--trajectory", type=Path, metavar="XYZ", help="also write the denoising of the first molecule")
+    parser.add_argument("--film", type=Path, metavar="GIF", help="also draw that denoising as a film")
     parser.add_argument("--report", type=Path, metavar="JSON", help="also write an evaluation")
 
 

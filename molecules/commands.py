@@ -6,16 +6,22 @@ import argparse
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from molecules.bulk import sample_in_chunks
 from molecules.data import packaged_qm9, prepare_file, prepare_qm9
 from molecules.elements import number_of
 from molecules.evaluate import evaluate_file
+from molecules.fragments import read_part
 from molecules.generator import MoleculeGenerator
 from molecules.molecule_list import MoleculeList
+from molecules.path import denoising_path, draw_film, write_path
+from molecules.properties import COMPUTED
+from molecules.records import record_of
 from scidiff.checkpoint import resolve
 from scidiff.chunks import fingerprint, partial_folder
 from scidiff.cli.errors import UserError
@@ -63,12 +69,16 @@ def prepare(options: argparse.Namespace) -> int:
 def generate(options: argparse.Namespace) -> int:
     """Draw molecules and write them in the formats that were asked for."""
     outputs = [options.out, options.smiles, options.xyz, options.grid, options.grid_3d, options.report]
+    outputs += [options.trajectory, options.film]
     check_distinct(*outputs)
     check_outputs(options.out, suffixes=(".sdf",))
     check_outputs(options.grid, options.grid_3d, suffixes=(".png",))
-    check_outputs(options.smiles, options.xyz)
+    check_outputs(options.film, suffixes=(".gif",))
+    check_outputs(options.smiles, options.xyz, options.trajectory)
     check_outputs(options.report, suffixes=(".json",))
     devices = trainer_devices(options.device, options.devices)
+    condition = _wishes(options.condition)
+    part = None if options.fixed is None else record_of(read_part(options.fixed, options.keep))
     path = resolve(options.checkpoint, "molecules")
     generator = MoleculeGenerator.from_pretrained(path)
     start = time.perf_counter()
@@ -80,6 +90,9 @@ def generate(options: argparse.Namespace) -> int:
         n_atoms=options.n_atoms,
         steps=options.steps,
         solver=options.solver,
+        condition=condition,
+        guidance_scale=options.guidance_scale,
+        fixed=part,
         seed=options.seed,
         batch_size=options.batch_size,
         progress=True,
@@ -91,13 +104,24 @@ def generate(options: argparse.Namespace) -> int:
         return 0
     mols, chunks = drawn
     seconds = time.perf_counter() - start
-    summary = _summary(mols)
+    summary = {**_summary(mols), **_kept_wishes(mols, condition or {}, generator)}
     if options.valid_only:
         mols = mols.valid()
         if not len(mols):
             raise UserError(
                 "none of the molecules is valid, so there is nothing to write; drop --valid-only to see them."
             )
+    _write_molecules(mols, generator, options)
+    if options.trajectory or options.film:
+        _write_denoising(generator, options, {"condition": condition, "fixed": part})
+    chunks.remove()
+    cost = {"steps": options.steps or generator.steps, "nfe": mols.nfe, "seconds": round(seconds, 1)}
+    write(pairs({**summary, **cost, "wrote": str(options.out)}))
+    return 0
+
+
+def _write_molecules(mols: MoleculeList, generator: MoleculeGenerator, options: argparse.Namespace) -> None:
+    """The SDF, and what else was asked for."""
     mols.to_sdf(options.out)
     if options.smiles:
         mols.to_smiles(options.smiles)
@@ -111,10 +135,23 @@ def generate(options: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the report carries its own notes
             mols.report(reference=_packaged_reference(generator)).to_json(options.report)
-    chunks.remove()
-    cost = {"steps": options.steps or generator.steps, "nfe": mols.nfe, "seconds": round(seconds, 1)}
-    write(pairs({**summary, **cost, "wrote": str(options.out)}))
-    return 0
+
+
+def _write_denoising(generator: MoleculeGenerator, options: argparse.Namespace, control: dict[str, Any]) -> None:
+    """The way of molecule 0 from noise, drawn once more."""
+    frames = denoising_path(
+        generator,
+        seed=options.seed,
+        n_atoms=options.n_atoms,
+        steps=options.steps,
+        solver=options.solver,
+        guidance_scale=options.guidance_scale,
+        **control,
+    )
+    if options.trajectory:
+        write_path(frames, options.trajectory)
+    if options.film:
+        draw_film(frames, options.film)
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -177,6 +214,31 @@ def _summary(mols: MoleculeList) -> dict[str, Any]:
         "unique": f"{len({verdict.smiles for verdict in valid}) / max(1, len(valid)):.1%}",
         **({"failures": failures} if failures else {}),
     }
+
+
+def _wishes(words: Sequence[str] | None) -> dict[str, float] | None:
+    """``["logp=2", "tpsa=40,qed=0.5"]`` as numbers by name."""
+    if not words:
+        return None
+    wishes: dict[str, float] = {}
+    for word in ",".join(words).split(","):
+        name, _, value = word.partition("=")
+        try:
+            wishes[name.strip()] = float(value)
+        except ValueError as error:
+            raise UserError(f"--condition expects NAME=NUMBER, for example logp=2; got {word!r}.") from error
+    return wishes
+
+
+def _kept_wishes(mols: MoleculeList, condition: Mapping[str, float], generator: MoleculeGenerator) -> dict[str, str]:
+    """Mean absolute error of each wished property over the valid molecules, beside the spread of the data."""
+    rows = {}
+    for name, wish in condition.items():
+        if name in COMPUTED:
+            error = np.abs(mols.values(name) - wish)
+            told = f"{np.nanmean(error):.3g}" if np.isfinite(error).any() else "unknown"
+            rows[f"{name} = {wish:g}"] = f"mean error {told} (std of the data {generator.spec.properties[name][1]:.3g})"
+    return rows
 
 
 def _check_prepare(options: argparse.Namespace, is_qm9: bool) -> None:

@@ -6,19 +6,21 @@ to where the model predicts them; afterwards each molecule is laid onto the give
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from rdkit import Chem
+from rdkit import Chem, rdBase
 from torch import Tensor
 
 from molecules.data.spec import MoleculeSpec
 from molecules.records import AROMATIC, MoleculeRecord, kekulise, record_of
 from scidiff.guidance import Observation
 
-__all__ = ["Fixed", "fixed_parts", "fixed_state", "laid_onto", "observations"]
+__all__ = ["Fixed", "fixed_parts", "fixed_state", "laid_onto", "observations", "read_part", "scaffold_atoms"]
 
 _FREE_TURN = 1e-7  # decides between equally good turns; tilts others by as many radians
 
@@ -52,6 +54,49 @@ def fixed_parts(
         if id(part) not in known:
             known[id(part)] = _prepared(part, atoms, spec)
     return [known[id(part)] for part in given]
+
+
+def read_part(path: str | Path, keep: str = "all") -> Chem.Mol:
+    """The fixed part in an SDF: one molecule (a scaffold to decorate, a seed to grow), or several to be linked.
+
+    Args:
+        path: SDF with coordinates; several molecules keep their relative pose.
+        keep: ``"all"`` atoms, or the ``"scaffold"`` of each molecule, see `scaffold_atoms`.
+
+    Raises:
+        FileNotFoundError: If the file is missing.
+        ValueError: If a molecule cannot be read or has no coordinates, there is none, or none has a ring to keep.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} does not exist. Expected an SDF with the part that every molecule contains.")
+    with rdBase.BlockLogs():
+        mols = list(Chem.SDMolSupplier(str(path), removeHs=False))
+    if not mols or any(mol is None or not mol.GetNumConformers() for mol in mols):
+        raise ValueError(f"{path} must hold one or more readable molecules with coordinates.")
+    whole = functools.reduce(Chem.CombineMols, mols)
+    if keep == "all":
+        return whole
+    atoms = scaffold_atoms(whole)
+    if not atoms:
+        raise ValueError(f"{path} has no ring, so it has no scaffold; keep all atoms instead.")
+    rest = sorted(set(range(whole.GetNumAtoms())) - set(atoms), reverse=True)
+    part = Chem.RWMol(whole)
+    Chem.Kekulize(part, clearAromaticFlags=True)
+    for atom in rest:
+        part.RemoveAtom(atom)
+    return part.GetMol()
+
+
+def scaffold_atoms(mol: Chem.Mol) -> list[int]:
+    """Atoms of the rings and of the chains between them: what is left when ends are cut off again and again.
+
+    References: Bemis and Murcko 1996 (molecular frameworks, without exocyclic double bonds here).
+    """
+    left = set(range(mol.GetNumAtoms()))
+    neighbours = {atom.GetIdx(): {other.GetIdx() for other in atom.GetNeighbors()} for atom in mol.GetAtoms()}
+    while ends := {atom for atom in left if len(neighbours[atom] & left) <= 1}:
+        left -= ends
+    return sorted(left)
 
 
 def fixed_state(

@@ -16,12 +16,14 @@ from molecules.data.spec import MoleculeSpec
 from molecules.fragments import Fixed, fixed_parts, fixed_state, laid_onto, observations
 from molecules.molecule_list import MoleculeList
 from molecules.recipes import Flow, Recipe
+from molecules.steering import Temperature
 from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
 from scidiff.guidance import ClassifierFree, Replace
 from scidiff.noise import NoiseSource
 from scidiff.samplers import get_solver, sample
+from scidiff.samplers.engine import StepInfo
 
 __all__ = ["MoleculeGenerator"]
 
@@ -90,7 +92,9 @@ class MoleculeGenerator(Pretrained):
         seed: random.Seeds = 0,
         device: str | torch.device | None = None,
         batch_size: int = 500,
+        temperature: float = 1.0,
         keep: Literal["all", "valid"] = "all",
+        watch: Callable[[list[MoleculeRecord]], None] | None = None,
         progress: bool | Callable[[], None] = False,
     ) -> MoleculeList:
         """Draw ``n`` molecules.
@@ -117,7 +121,10 @@ class MoleculeGenerator(Pretrained):
             seed: An int, or one per molecule; a molecule depends on its own seed only, not on ``batch_size``.
             device: Where to compute; default: where the weights are.
             batch_size: Molecules at a time.
+            temperature: Of the class probabilities, see `molecules.steering.Temperature`; goals for the geometry are
+                there, too, for ``guidance``.
             keep: ``"all"``, or ``"valid"`` to leave failed ones out (they are counted in ``discarded``).
+            watch: Function that is told the state of a batch after each step, as records in the frame of the model.
             progress: Show a bar; or a function, called after each step.
 
         Returns:
@@ -138,6 +145,8 @@ class MoleculeGenerator(Pretrained):
         wishes = self._wishes(condition, n)
         if wishes is not None and guidance_scale != 1:
             guidance = [ClassifierFree(guidance_scale, keys=["property"]), *_listed(guidance)]
+        if temperature != 1:
+            guidance = [*_listed(guidance), Temperature(temperature)]
         parts = None if fixed is None else fixed_parts(fixed, fixed_atoms, n, self.spec)
         least = None if parts is None else np.array([len(part) for part in parts])
         sizes = self._sizes(n, n_atoms, random.seed_table(seeds, n), least)
@@ -157,7 +166,7 @@ class MoleculeGenerator(Pretrained):
                     solver=self.solver if solver is None else solver,
                     solver_options={"final_denoise": self.recipe.is_denoised, **(solver_options or {})},
                     guidance=guidance,
-                    callback=lambda info: bar.advance(),
+                    callback=lambda info: self._step(info, sizes[chunk], bar, watch),  # noqa: B023
                 )
                 for k, record in zip(chunk, self._records(state, sizes[chunk])):
                     records[k] = record if parts is None else laid_onto(record, parts[k])
@@ -233,6 +242,12 @@ class MoleculeGenerator(Pretrained):
             guidance = [*_listed(guidance), replace]
         state, info = sample(self.denoiser, start, seed=seeds, cond=cond, guidance=guidance, save="none", **options)
         return state, info.nfe
+
+    def _step(self, info: StepInfo, sizes: np.ndarray, bar: _Bar, watch: Any) -> None:
+        bar.advance()
+        if watch is not None:
+            assert isinstance(info.x, dict)
+            watch(self._records(info.x, sizes))
 
     @property
     def _is_anchored(self) -> bool:

@@ -75,6 +75,11 @@ def write_sdf(
     _write_text(path, blocks)
 
 
+def sdf_text(record: MoleculeRecord, title: str = "") -> str:
+    """One record as the text of an SDF entry."""
+    return _sdf_block(record, title, {})
+
+
 def read_sdf(path: str | Path) -> list[Entry]:
     """Read an SDF (V2000 or V3000) without sanitising; drawings in two dimensions have no coordinates.
 

@@ -12,10 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+import numpy as np
 from rdkit import Chem
 
 from molecules.chemistry import MoleculeRecord, Verdict, Vocabulary, judge
-from molecules.io import read_sdf, write_sdf, write_smiles, write_xyz
+from molecules.io import read_sdf, sdf_text, write_sdf, write_smiles, write_xyz
+from molecules.properties import property_values
 
 if TYPE_CHECKING:
     from molecules.report import Report
@@ -141,6 +143,14 @@ class MoleculeList(Sequence[MoleculeRecord]):
         """Canonical SMILES without hydrogens, None for failures."""
         return [verdict.smiles for verdict in self.verdicts]
 
+    def values(self, name: str) -> np.ndarray:
+        """A property (n,) of `molecules.properties.COMPUTED` by RDKit; NaN for failures.
+
+        Raises:
+            ValueError: If the name is unknown.
+        """
+        return property_values(self.rdkit, name)
+
     def failures(self) -> Counter[str]:
         """Number of failed molecules by reason; the counts sum to the number of molecules that are not valid."""
         return Counter(verdict.reason or "unknown" for verdict in self.verdicts if not verdict.valid)
@@ -181,6 +191,22 @@ class MoleculeList(Sequence[MoleculeRecord]):
         from molecules.plots import draw_grid_3d
 
         draw_grid_3d(self, path, **options)
+
+    def view(self, index: int = 0, *, width: int = 400, height: int = 300) -> Any:
+        """Interactive view of one molecule in a notebook, by py3Dmol.
+
+        Raises:
+            ImportError: If py3Dmol is not installed.
+        """
+        try:
+            import py3Dmol
+        except ImportError as error:
+            raise ImportError('interactive views need py3Dmol: pip install -e ".[viz]".') from error
+        scene = py3Dmol.view(width=width, height=height)
+        scene.addModel(sdf_text(self.records[index], self.names[index]), "sdf")
+        scene.setStyle({"stick": {"radius": 0.13}, "sphere": {"scale": 0.24}})
+        scene.zoomTo()
+        return scene
 
     def report(self, reference: Sequence[MoleculeRecord] | None = None, **options: Any) -> Report:
         """Evaluate the list; ``options`` are those of `molecules.metrics.evaluate`."""

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from molecules.bonds import BondError, bonds_from_smiles, perceive_bonds
+from molecules.conformers import embed_smiles
 from molecules.data.dataset import MoleculeDataset
 from molecules.data.raw import RawMolecule
 from molecules.elements import SYMBOLS
@@ -141,6 +142,13 @@ def clean(
 
 def clean_one(raw: RawMolecule, rules: CleaningRules) -> _Outcome:
     """Bond and judge one molecule; never raises for a bad one."""
+    method = ""
+    if raw.needs_geometry:
+        try:
+            record = embed_smiles(raw.smiles or "", seed=raw.id)
+        except BondError as error:
+            return _Outcome(raw.id, raw.split, reason=error.reason, detail=str(error))
+        raw, method = replace(raw, numbers=record.numbers, record=record), "file, geometry by ETKDG and MMFF94"
     if not len(raw.numbers):
         return _Outcome(raw.id, raw.split, reason="parse", detail="the source could not be read as a molecule.")
     if raw.numbers.min() < 1 or raw.numbers.max() >= len(SYMBOLS):
@@ -152,7 +160,7 @@ def clean_one(raw: RawMolecule, rules: CleaningRules) -> _Outcome:
         if strange:
             return _Outcome(raw.id, raw.split, reason="element", detail=", ".join(strange))
     try:
-        record, method = _bonded(raw)
+        record, found = _bonded(raw)
     except BondError as error:
         return _Outcome(raw.id, raw.split, reason=error.reason, detail=str(error))
     if rules.hydrogens == "implicit":
@@ -173,7 +181,7 @@ def clean_one(raw: RawMolecule, rules: CleaningRules) -> _Outcome:
         record = record_of(verdict.mol, explicit_h=record.explicit_h)
     elif (record.bonds == AROMATIC).any():
         record = kekulise(record)
-    return _Outcome(raw.id, raw.split, record, verdict.smiles, method, properties=raw.properties)
+    return _Outcome(raw.id, raw.split, record, verdict.smiles, method or found, properties=raw.properties)
 
 
 def _bonded(raw: RawMolecule) -> tuple[MoleculeRecord, str]:

@@ -181,7 +181,7 @@ class MoleculeDataModule(Configurable, pl.LightningDataModule):
         if dataset.split is None:
             dataset = dataset.with_split(random_split(len(dataset), self.fractions, self.seed))
         dataset = dataset.with_properties(_properties(dataset, self.properties))
-        self._spec = MoleculeSpec.from_dataset(dataset.subset("train"))
+        self._spec = MoleculeSpec.from_dataset(dataset.subset("train"), self.properties)
         self._dataset = dataset
 
 

@@ -18,10 +18,11 @@ import numpy as np
 from rdkit import Chem, rdBase
 
 from molecules.elements import number_of
+from molecules.io import read_smiles
 from molecules.records import MoleculeRecord, record_of
 from scidiff.arrays import read_npz as read_arrays
 
-__all__ = ["RawMolecule", "read_gdb9", "read_npz", "read_qm9_npz", "read_sdf", "read_xyz", "sha256_of"]
+__all__ = ["RawMolecule", "read_gdb9", "read_npz", "read_qm9_npz", "read_sdf", "read_smi", "read_xyz", "sha256_of"]
 
 _GDB9_NAME = re.compile(r"dsgdb9nsd_(\d+)\.xyz$")
 _CHARGE = re.compile(r"\b(?:total_)?charge\s*=\s*\"?([+-]?\d+)", re.IGNORECASE)
@@ -32,7 +33,7 @@ class RawMolecule:
     """A molecule as its source gives it; ``numbers`` is empty if the source could not be parsed.
 
     ``smiles`` or ``record`` (with bonds) say how it is bonded; without both, bonds are perceived with net ``charge``.
-    ``properties`` are named numbers.
+    ``properties`` are named numbers. ``needs_geometry`` says that there is only a SMILES, to be embedded.
     """
 
     id: int
@@ -43,6 +44,7 @@ class RawMolecule:
     charge: int = 0
     split: int | None = None
     properties: Mapping[str, float] = field(default_factory=dict)
+    needs_geometry: bool = False
 
 
 def read_qm9_npz(geometries: Path, smiles: Path) -> Iterator[RawMolecule]:
@@ -106,6 +108,12 @@ def read_sdf(path: Path) -> Iterator[RawMolecule]:
             except ValueError:
                 record = None
             yield _from_record(index, record, {} if mol is None else _numbers(mol))
+
+
+def read_smi(path: Path) -> Iterator[RawMolecule]:
+    """SMILES, the first word of each line; geometries are made when a molecule is cleaned."""
+    for index, text in enumerate(read_smiles(path)):
+        yield RawMolecule(index, np.zeros(0, dtype=np.int64), np.zeros((0, 3)), smiles=text, needs_geometry=True)
 
 
 def read_xyz(path: Path, charge: int = 0) -> Iterator[RawMolecule]:

@@ -6,7 +6,7 @@ with own data. It is saved in every checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -79,8 +79,8 @@ class MoleculeSpec(Configurable):
             )
 
     @classmethod
-    def from_dataset(cls, dataset: MoleculeDataset) -> MoleculeSpec:
-        """Spec of all molecules of a dataset; give it the training part.
+    def from_dataset(cls, dataset: MoleculeDataset, properties: Sequence[str] = ()) -> MoleculeSpec:
+        """Spec of all molecules of a dataset, with these of its properties; give it the training part.
 
         Raises:
             ValueError: If the dataset is empty, or a property is not known or constant.
@@ -107,7 +107,7 @@ class MoleculeSpec(Configurable):
             bond_marginal=_bond_marginal(dataset, aromatic),
             pos_std=coordinate_std(dataset),
             valences=_valences(dataset, symbols, atom, charge, charges),
-            properties={name: _moments(name, values) for name, values in dataset.properties.items()},
+            properties={name: _moments(name, dataset.properties[name]) for name in properties},
             provenance={**meta, "molecules": len(dataset)},
         )
 
@@ -219,7 +219,10 @@ def _moments(name: str, values: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of the known values."""
     known = values[np.isfinite(values)].astype(np.float64)
     if len(known) < 2 or not known.std() > 0:
-        raise ValueError(f"property {name!r} is known for {len(known)} training molecules or is the same for all.")
+        raise ValueError(
+            f"property {name!r} cannot be learnt: it is known for {len(known)} of {len(values)} training molecules, or is "
+            "the same for all. Leave it out, or add a column with its values."
+        )
     return float(known.mean()), float(known.std())
 
 

@@ -9,11 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from rdkit import Chem
 
-from molecules.data import MoleculeDataset
+from molecules import MoleculeDataModule, MoleculeDiffusion, MoleculeGenerator
+from molecules.data import MoleculeDataset, packaged_qm9
+from molecules.fragments import read_part
 from molecules.io import read_sdf, read_xyz, write_sdf, write_xyz
+from molecules.networks import PairFormer
 from scidiff.cli import main
-from tests.molecules.models import small_generator
+from tests.molecules.models import SMALL, small_generator
+from tests.molecules.test_fragments import embedded
 from tests.molecules.toys import from_smiles, packaged
 
 ROOT = Path(__file__).parents[2]
@@ -212,3 +218,51 @@ def test_evaluate_says_what_real_molecules_are(run, tmp_path):
     assert result.err == ""
     assert "valid" in result.out
     assert "edm" not in result.out
+
+
+@pytest.fixture(scope="module")
+def controlled(tmp_path_factory):
+    """An untrained model that knows logP and fixed parts."""
+    data = MoleculeDataModule.from_dataset(packaged_qm9().without_hydrogens(), properties=["logp"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MoleculeDiffusion(PairFormer(**SMALL), spec=data.spec, fixed_share=0.5)
+    return MoleculeGenerator(model).save(tmp_path_factory.mktemp("controlled") / "m.safetensors")
+
+
+def test_wishes_and_parts_from_the_shell(run, controlled):
+    """The part lies where the file has it; path and film end in molecule 0; the same molecules as in Python."""
+    mol = embedded("C1CC1")
+    with Chem.SDWriter("part.sdf") as writer:
+        writer.write(mol)
+    words = "-n 3 --steps 2 --seed 4 --condition logp=1.5 --guidance-scale 2 --fixed part.sdf --keep scaffold"
+    files = "--out a.sdf --trajectory a.xyz --film a.gif"
+    result = run("generate", "--checkpoint", controlled, *words.split(), *files.split())
+    assert result.status == 0, result.err
+    assert table(result.out)["nfe"] == "6"
+    entries, frames = read_sdf("a.sdf"), read_xyz("a.xyz")
+    wanted = mol.GetConformer().GetPositions()[:3]
+    for entry in entries:
+        np.testing.assert_allclose(entry.record.pos[:3], wanted, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(frames[-1].record.pos, entries[0].record.pos, rtol=0, atol=2e-4)
+    assert Path("a.gif").read_bytes()[:4] == b"GIF8"
+    generator = MoleculeGenerator.from_pretrained(controlled)
+    options = {"condition": {"logp": 1.5}, "guidance_scale": 2.0, "fixed": read_part("part.sdf", "scaffold")}
+    for entry, record in zip(entries, generator.sample(3, steps=2, seed=4, **options)):
+        assert np.array_equal(entry.record.numbers, record.numbers)
+
+
+@pytest.mark.parametrize(
+    ("words", "telling"),
+    [
+        ("--condition logp", "expects NAME=NUMBER"),
+        ("--condition qed=1", "cannot be conditioned on 'qed'; it knows logp"),
+        ("--fixed nothing.sdf", "Expected an SDF with the part"),
+        ("--film a.mp4", "must end in .gif"),
+    ],
+)
+def test_impossible_wishes_end_with_one_sentence(run, controlled, words, telling):
+    result = run("generate", "--checkpoint", controlled, "-n", "2", "--steps", "1", "--out", "a.sdf", *words.split())
+    assert result.status == 2
+    assert telling in result.err
+    assert not Path("a.sdf").exists()

@@ -6,7 +6,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from scipy.spatial.distance import pdist
 
-from molecules.fragments import fixed_parts, laid_onto
+from molecules.fragments import fixed_parts, laid_onto, read_part, scaffold_atoms
 from molecules.records import MoleculeRecord, record_of
 from tests.molecules.models import small_generator, small_spec
 
@@ -114,3 +114,31 @@ def test_sizes_lie_above_the_part_in_the_shares_of_the_data():
 def test_bad_parts_are_refused(options, error, telling):
     with pytest.raises(error, match=telling):
         small_generator().sample(2, steps=2, **options)
+
+
+def test_scaffolds_are_rings_and_what_joins_them():
+    """Chains between rings stay, ends go, exocyclic double bonds too; no ring, no scaffold."""
+    cases = {"CCc1ccccc1": 6, "C1CC1CCC1CC1": 8, "O=C1CCCC1": 5, "CCO": 0, "C1CC2CC1CC2": 7}
+    for smiles, count in cases.items():
+        assert len(scaffold_atoms(embedded(smiles))) == count
+
+
+def test_parts_are_read_from_files(tmp_path):
+    """One molecule, two in their pose, the scaffold of one; the elements, bonds and places of the file."""
+    toluene, water = embedded("Cc1ccccc1"), embedded("O")
+    for name, mols in {"one": [toluene], "two": [toluene, water]}.items():
+        with Chem.SDWriter(str(tmp_path / f"{name}.sdf")) as writer:
+            for mol in mols:
+                writer.write(mol)
+    one, two = read_part(tmp_path / "one.sdf"), read_part(tmp_path / "two.sdf")
+    assert two.GetNumAtoms() == one.GetNumAtoms() + 3
+    scaffold = fixed_parts(read_part(tmp_path / "one.sdf", "scaffold"), None, 1, small_spec())[0]
+    assert scaffold.numbers.tolist() == [6] * 6
+    assert sorted(scaffold.bonds.sum(0).tolist()) == [3] * 6
+    np.testing.assert_allclose(scaffold.pos, toluene.GetConformer().GetPositions()[1:7], rtol=0, atol=1e-4)
+    with pytest.raises(FileNotFoundError, match="Expected an SDF"):
+        read_part(tmp_path / "none.sdf")
+    with Chem.SDWriter(str(tmp_path / "chain.sdf")) as writer:
+        writer.write(embedded("CCO"))
+    with pytest.raises(ValueError, match="no ring"):
+        read_part(tmp_path / "chain.sdf", "scaffold")

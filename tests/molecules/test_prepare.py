@@ -308,3 +308,23 @@ def test_packaged_subset_is_reproduced_from_its_source(tmp_path):
     for name in ("ids", "sizes", "numbers", "formal_charge", "positions", "bonds", "split"):
         assert np.array_equal(getattr(found, name), getattr(packaged, name))
     assert (found.smiles, found.meta) == (packaged.smiles, packaged.meta)
+
+
+def test_smiles_get_hydrogens_and_a_geometry(tmp_path):
+    """Graphs come back exactly, geometries are those of MMFF94; text, salts and impossible molecules have a reason."""
+    texts = ["CCO", "c1ccccc1C(=O)O", "C[N+](=O)[O-]", "no smiles", "[Na+].[Cl-]", "C[C@H](N)C(=O)O", "[CH3]"]
+    (tmp_path / "own.smi").write_text("smiles name\n" + "\n".join(f"{text} m{k}" for k, text in enumerate(texts)))
+    report = prepare_file(tmp_path / "own.smi", tmp_path / "own.npz", properties=["logp"])
+    dataset = MoleculeDataset.from_npz(tmp_path / "own.npz")
+    assert dataset.ids.tolist() == [0, 1, 2, 5]
+    assert report.reasons["parse"] == 1
+    assert sum(report.reasons.values()) == 3
+    wanted = [Chem.MolToSmiles(Chem.MolFromSmiles(texts[k]), isomericSmiles=False) for k in dataset.ids]
+    assert dataset.smiles == wanted
+    assert dataset.meta["name"] == "own-mmff"
+    assert dataset.properties["logp"][0] == pytest.approx(-0.0014, abs=1e-4)
+    carbon, oxygen = dataset.record(0).pos[1], dataset.record(0).pos[2]
+    assert float(np.linalg.norm(carbon - oxygen)) == pytest.approx(1.42, abs=0.01)  # C-O of ethanol in MMFF94
+    again = prepare_file(tmp_path / "own.smi", tmp_path / "two.npz")
+    assert again.kept == 4
+    np.testing.assert_array_equal(MoleculeDataset.from_npz(tmp_path / "two.npz").positions, dataset.positions)
