@@ -123,6 +123,7 @@ SAMPLES: dict[str, Callable[[], Any]] = {
         _make("scidiff.denoiser.Denoiser", _EGTN, _make("trajectories.process.trajectory_process"), prediction="eps"),
     ),
     "trajectories.priors.Learned": _make("trajectories.priors.Learned", _EGTN),
+    "trajectories.soft.SoftEGTN": _make("trajectories.soft.SoftEGTN", _EGTN, channels=4),
     "trajectories.regression.PositionRegression": _make("trajectories.regression.PositionRegression", _EGNN),
 }
 

@@ -161,6 +161,8 @@ class TrajectoryDiffusion(DiffusionModule):
         if "target_mask" in batch:
             counted = counted & batch["target_mask"][:, None]
         loss = torch.where(counted, error, 0).sum((1, 2)) / counted.sum((1, 2)).clamp_min(1)
+        penalty = getattr(self.denoiser.network, "penalty", None)  # of a network that is not quite equivariant
+        loss = loss if penalty is None else loss + penalty()
         return StepLoss(loss, {}, t if t.ndim == 1 else t.mean(1))
 
     def _times(self, num_systems: int, num_frames: int, centred: Tensor, generator: torch.Generator) -> Tensor:
