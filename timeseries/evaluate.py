@@ -92,8 +92,8 @@ def rolling_task(series: Sequence[TimeSeries], prediction_length: int, num_windo
             cut = len(s) - back * prediction_length
             if cut < 1:
                 raise ValueError(
-                    f"series {s.item_id!r} has {len(s)} values; {num_windows} windows of {prediction_length} steps "
-                    "need more."
+                    f"series {s.item_id!r} has {len(s)} values; {num_windows} windows of {prediction_length} steps and "
+                    "a value before them need more."
                 )
             inputs.append(s.cut(cut))
             targets.append(s.values[cut : cut + prediction_length])

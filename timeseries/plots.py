@@ -58,10 +58,20 @@ def plot_forecast(
         past = series[k].table[-(history or 3 * steps) :, d]
         start = calendar.shift(series[k].start, len(series[k]) - len(past))
         times, future = calendar.timestamps(start, len(past)), forecast.times(k)
+        drawn = samples[k, :, :, d]
         axis.plot(times, past, color=_INK, lw=1.1, label="history")
-        _fan(axis, future, samples[k, :, :, d])
-        axis.plot(future, samples[k, :num_paths, :, d].T, color=_OURS, lw=0.5, alpha=0.45)
-        axis.plot(future, np.median(samples[k, :, :, d], 0), color=_OURS, lw=1.6, label="median")
+        _name_bands(axis)
+        if (
+            len(past)
+            and np.isfinite(past[-1])
+            and calendar.shift(series[k].start, len(series[k])) == forecast.starts[k]
+        ):
+            joined = np.concatenate([np.full((len(drawn), 1), past[-1]), drawn[:, :1]], 1)  # from the last known value
+            _fan(axis, [times[-1], future[0]], joined)
+            axis.plot([times[-1], future[0]], np.median(joined, 0), color=_OURS, lw=1.6)
+        _fan(axis, future, drawn)
+        axis.plot(future, drawn[:num_paths].T, color=_OURS, lw=0.5, alpha=0.45)
+        axis.plot(future, np.median(drawn, 0), color=_OURS, lw=1.6, label="median")
         if truth is not None:
             values = np.asarray(truth).reshape(len(samples), steps, -1)[k, :, d]
             axis.plot(future, values, color=_TRUTH, lw=1.3, label="realised")
@@ -101,12 +111,13 @@ def plot_imputation(
         low, high = _view(gaps, len(s), max_steps)
         times = s.times
         axis.plot(times[low:high], values[low:high], color=_INK, lw=1.1, label="observed")
+        _name_bands(axis)
         first = True
         for begin, end in gaps:
             if begin >= high or end <= low:
                 continue
             part = slice(max(begin - 1, 0), min(end + 1, len(s)))  # joined to the known values beside it
-            _fan(axis, times[part], samples[:, part], label=first)
+            _fan(axis, times[part], samples[:, part])
             axis.plot(times[part], np.median(samples[:, part], 0), color=_OURS, lw=1.5, label="median" * first)
             axis.axvspan(times[part][0], times[part][-1], color=_THEIRS, alpha=0.10, lw=0)
             first = False
@@ -199,6 +210,7 @@ def plot_calibration(
     right.stairs(counts / expected, edges, color=_OURS, lw=1.3)
     right.axhline(1, color=_INK, lw=0.7)
     right.set_ylim(bottom=0)
+    right.set_xlim(0, 1)
     _tidy(right, "rank of the realised value among samples", f"PIT, {len(ranks)} values")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
@@ -219,12 +231,19 @@ def spectrum(windows: np.ndarray) -> np.ndarray:
     return (np.abs(np.fft.rfft(centred, axis=1)) ** 2).mean(0) / windows.shape[1]
 
 
-def _fan(axis: Any, times: Any, samples: np.ndarray, *, label: bool = True) -> None:
+def _fan(axis: Any, times: Any, samples: np.ndarray) -> None:
     """Nested central bands of samples (S, T)."""
     for share, alpha in _BANDS:
         low, high = np.quantile(samples, [0.5 - share / 2, 0.5 + share / 2], axis=0)
-        text = f"{share:.0%}" if label else None
-        axis.fill_between(times, low, high, color=_OURS, alpha=alpha, lw=0, label=text)
+        axis.fill_between(times, low, high, color=_OURS, alpha=alpha, lw=0)
+
+
+def _name_bands(axis: Any) -> None:
+    """Entries of the legend, as dark as the bands are where they lie over each other."""
+    clear = 1.0
+    for share, alpha in _BANDS:
+        clear *= 1 - alpha
+        axis.fill(np.nan, np.nan, color=_OURS, alpha=1 - clear, lw=0, label=f"{share:.0%}")
 
 
 def _runs(missing: np.ndarray) -> list[tuple[int, int]]:

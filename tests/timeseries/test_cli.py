@@ -59,6 +59,15 @@ def inputs(tmp_path, checkpoints):
     gaps.drop(index=[30]).to_csv(tmp_path / "gaps.csv", index=False)
     wide.assign(timestamp=pd.date_range("2021-01-01", periods=48, freq="D")).to_csv(tmp_path / "daily.csv", index=False)
     wide.iloc[::-1].to_csv(tmp_path / "reversed.csv", index=False)
+    wide.iloc[:0].to_csv(tmp_path / "header.csv", index=False)
+    wide.to_csv(tmp_path / "semicolons.csv", index=False, sep=";")
+    wide.assign(b=np.nan).to_csv(tmp_path / "unknown.csv", index=False)
+    items = [wide.assign(item_id="x", target=1.0), wide.assign(item_id="y", target=np.nan)]
+    pd.concat(items).drop(columns=["a", "b"]).to_csv(tmp_path / "one_unknown.csv", index=False)
+    wide.assign(a="low").to_csv(tmp_path / "text.csv", index=False)
+    (tmp_path / "cut.jsonl").write_text('{"start": "2021-01-01", "target": [1, 2,\n')
+    late = times.to_series().mask(times == times[10], times[10] + pd.Timedelta(minutes=17))
+    wide.assign(timestamp=late.to_numpy()).to_csv(tmp_path / "irregular.csv", index=False)
     wide.iloc[42:].rename(columns={"a": "mean"})[["timestamp", "mean"]].assign(item_id="a").to_csv(
         tmp_path / "points.csv", index=False
     )
@@ -105,6 +114,17 @@ BAD = {
     f"forecast {_ONE} --data full.csv --target c --out old.csv": "target='c' is not a column",
     f"forecast {_ONE} --data full.csv --target a,b --out old.csv": "takes 1 variates, the data has 2",
     f"forecast {_ONE} --data gaps.csv --future full.csv --out old.csv": "need a model of several variates",
+    f"forecast {_ONE} --data header.csv --out old.csv": "'header.csv' has 0 rows",
+    f"forecast {_ONE} --data semicolons.csv --out old.csv": "separated by commas",
+    f"forecast {_ONE} --data unknown.csv --out old.csv": "column 'b' holds no number",
+    f"forecast {_ONE} --data one_unknown.csv --out old.csv": "series 'y' holds no number",
+    f"forecast {_ONE} --data text.csv --out old.csv": "the values of 'a' are not numbers",
+    f"forecast {_ONE} --data cut.jsonl --out old.csv": "line 1 of 'cut.jsonl' is not JSON",
+    f"forecast {_ONE} --data irregular.csv --out old.csv": "of row 10 does not fit the frequency 'h'",
+    "prepare irregular.csv --out old.csv": "row 10 comes 0 days 01:17:00 after the one before it",
+    f"evaluate {_ONE} --data full.csv --missing RM --num-missing 99": "0 to 12 missing values",
+    f"evaluate {_ONE} --data full.csv --num-missing 9": "give both",
+    "evaluate points.csv --data full.csv --missing RM": "give --checkpoint",
     f"impute {_ONE} --data full.csv --out old.csv": "has no gap to fill",
     f"impute {_ONE} --data gaps.csv --out old.npz": "must end in .csv",
     f"refine {_ONE} --data full.csv --base absent.npz --out old.csv": "no forecast file at 'absent.npz'",
@@ -116,7 +136,7 @@ BAD = {
     f"evaluate points.csv {_ONE} --data full.csv": "one of the two",
     "evaluate gaps.csv --data full.csv --out old.json": "is no forecast table",
     "evaluate points.csv --data full.csv --plot old.png": "--plot needs sample paths",
-    f"evaluate {_ONE} --data full.csv --windows 8 --out old.json": "8 windows of 6 steps need more",
+    f"evaluate {_ONE} --data full.csv --windows 8 --out old.json": "8 windows of 6 steps and a value before",
     f"evaluate {_ONE} --data full.csv --out old.csv": "must end in .json",
     "prepare forest --out old.csv": "no data set and no file 'forest'",
     "prepare demand --out old.json": "must end in .csv",

@@ -51,7 +51,9 @@ def test_fan_holds_the_quantiles(figures, tmp_path):
     (figure,) = figures
     axis = figure.axes[1]
     assert axis.get_title(loc="left") == "s1"
-    outer = axis.collections[0].get_paths()[0].vertices[:, 1]
+    start = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert start.min() <= series[1].values[-1] <= start.max()
+    outer = axis.collections[3].get_paths()[0].vertices[:, 1]
     low, high = np.quantile(samples[1], [0.025, 0.975], axis=0)
     assert (outer.min(), outer.max()) == pytest.approx((low.min(), high.max()))
     history = axis.lines[0].get_ydata()

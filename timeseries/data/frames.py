@@ -43,8 +43,13 @@ def read(
         raise FileNotFoundError(f"no data file at {str(path)!r}.")
     if name.endswith((".jsonl", ".jsonl.gz", ".json")):
         lines = pd.read_table(file, header=None, sep="\x00", dtype=str, compression="infer")[0]
-        return from_entries([json.loads(line) for line in lines if line.strip()], freq)
+        return from_entries([_entry(line, k, file.name) for k, line in enumerate(lines) if line.strip()], freq)
     frame = read_table(file)
+    if frame.empty or frame.shape[1] < 2:
+        raise ValueError(
+            f"{file.name!r} has {len(frame)} rows and the columns {_some(frame.columns)}: expected time stamps and at least "
+            "one column of values, separated by commas, under a line of names."
+        )
     if timestamp is None and item_id is None and "timestamp" not in frame.columns:
         timestamp = str(frame.columns[0]) if isinstance(frame.index, pd.RangeIndex) else None
     return from_frame(frame, freq, target=target, item_id=item_id, timestamp=timestamp)
@@ -126,7 +131,10 @@ def from_long(
     renamed = table[[timestamp, *columns]].rename(columns={timestamp: "timestamp"})
     found = []
     for name, rows in zip(names, np.split(order, ends[:-1])):
-        found += _series(renamed.iloc[rows], str(name), freq, columns, rows, is_list=not isinstance(target, str))
+        (series,) = _series(renamed.iloc[rows], str(name), freq, columns, rows, is_list=not isinstance(target, str))
+        if not np.isfinite(series.values).any():
+            raise ValueError(f"series {str(name)!r} holds no number: drop its rows.")
+        found.append(series)
     return found
 
 
@@ -138,7 +146,7 @@ def from_wide(frame: pd.DataFrame, freq: str | None = None) -> list[TimeSeries]:
         (series,) = _series(table[["timestamp", column]], str(column), freq, [column], np.arange(len(table)))
         known = np.flatnonzero(np.isfinite(series.values))
         if not len(known):
-            raise ValueError(f"column {column!r} holds no number.")
+            raise ValueError(f"column {column!r} holds no number: drop it, or name the columns by target.")
         first, last = known[0], known[-1] + 1
         start = calendar.shift(series.start, int(first))
         found.append(TimeSeries(series.values[first:last], start, series.item_id))
@@ -153,9 +161,28 @@ def infer_freq(times: pd.DatetimeIndex) -> str:
     """
     found = pd.infer_freq(times) if len(times) >= 3 else None
     if found is None:
-        raise ValueError("the frequency cannot be inferred from the time stamps: pass freq=.")
+        raise ValueError(f"the frequency cannot be inferred from the time stamps{_irregular(times)}: pass freq=.")
     _LOG.info("frequency inferred from the time stamps: %s", found)
     return calendar.normalize_freq(found)
+
+
+def _irregular(times: pd.DatetimeIndex) -> str:
+    """Where time stamps leave their usual step, for a message."""
+    steps = pd.Series(times[1:] - times[:-1])
+    if len(steps) < 2:
+        return f", of which there are {len(times)}"
+    usual = steps.mode()[0]
+    row = int((steps != usual).to_numpy().argmax()) + 1
+    if steps[row - 1] == usual:
+        return ""
+    return f" (row {row} comes {steps[row - 1]} after the one before it, most rows {usual})"
+
+
+def _entry(line: str, number: int, name: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"line {number + 1} of {name!r} is not JSON ({error}).") from error
 
 
 def _series(
