@@ -1,6 +1,6 @@
 r"""Message passing and neighbour lists against PyG and others: ``python -m benchmarks.kernels``.
 
-``--quick`` takes about five minutes on two cores. On the CPU both states of the allocator are printed: the default one,
+``--quick`` takes about seven minutes on two cores. On the CPU both states of the allocator are printed: the default,
 and the one of `scidiff.kernels.tune_malloc` for size q. Writes ``results/kernels.json`` and a section of the README.
 """
 
@@ -34,7 +34,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--suite", default="q64,q,r", help="sizes, of q64, q, r")
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
     parser.add_argument("--threads", type=int, help="of torch; by default as it finds them")
-    parser.add_argument("--quick", action="store_true", help="about five minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="about seven minutes on two cores")
     parser.add_argument("--json", help="another file for the figures; the README is then left alone")
     parser.add_argument("--tuned", action="store_true", help=argparse.SUPPRESS)  # records of size q to stdout
     return parser.parse_args()
@@ -97,7 +97,8 @@ inputs and weights. {content["device"]}, {content["dtype"]}, {place["processor"]
 {place["torch"]}, {place["date"]}, load {content.get("load", 0):.1f}; measured copy {copy:.0f} GB/s, matrix product
 {content["ceilings"]["matmul_tflop_s"]:.2f} TFLOP/s. q64, q: 64 and 256 molecules of 18 atoms, fully connected, 128
 channels; r: 10 000 points, cutoff 5 angstrom, 64 channels. Errors: largest relative one of results and gradients
-against float64. Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
+against float64. At q64, where PyG's time depends on whether its process keeps its temporaries, each
+row is the middle one of three processes. Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
 
 {marks}
 

@@ -94,6 +94,8 @@ def _run(dtype: torch.dtype) -> None:
         outs += [segment_sum(w, g), segment_max(w, g), segment_softmax(w, g)]
         outs += [ponita_conv(draw(n, 4, 8), draw(e, 4, 8), draw(8, 8), draw(4, 4, 8), g)]
         torch.stack([out.sum() for out in outs]).sum().backward()
+        slopes = torch.autograd.grad(gather_multiply_sum(x, w, g).square().sum(), (x, w), create_graph=True)
+        torch.stack([slope.sum() for slope in slopes]).sum().backward()  # sums on the transpose and products on edges
         g.t_edge  # noqa: B018  (sorts the transpose)
 
 

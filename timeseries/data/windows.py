@@ -144,7 +144,9 @@ class WindowStore:
         index = self.start[series] + torch.minimum(position.clamp_min(0), self.length[series] - 1)
         values = self.values[index].transpose(2, 3)
         observed = inside[:, :, None] & torch.isfinite(values)
-        return Windows(torch.where(observed, values, 0), observed, None if self.size is None else self.size[cuts.series])
+        return Windows(
+            torch.where(observed, values, 0), observed, None if self.size is None else self.size[cuts.series]
+        )
 
 
 def series_size(tables: Sequence[np.ndarray]) -> np.ndarray:

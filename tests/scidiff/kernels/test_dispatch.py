@@ -1,6 +1,7 @@
 """Choice of bodies, transforms, dtypes, layouts, order of edges, independence of batch, threads and repetition."""
 
 import logging
+import os
 import subprocess
 import sys
 
@@ -345,3 +346,13 @@ def test_allocator():
     code = "import platform; from scidiff.kernels import tune_malloc\n"
     code += "assert tune_malloc() == (platform.libc_ver()[0] == 'glibc')"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+@pytest.mark.slow
+def test_all_bodies_can_be_compiled_before_their_first_use(tmp_path):
+    """What `scidiff doctor --compile` does, with an empty cache."""
+    code = (
+        "from scidiff.kernels import warm\nbodies = warm.compile_bodies()\nassert bodies.cached and not bodies.missing"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=1800).returncode == 0
