@@ -19,18 +19,29 @@ __all__ = ["elementwise", "row_dot", "tall_product"]
 _VECTOR = 32
 """More numbers than vector code takes at once."""
 
-_ROWS = 256
-"""Rows of a block; products over fewer than about 600 rows are not shared out."""
+_ROWS = 512
+"""Rows of a block; a product over fewer than about 600 rows is not shared out, but for that of one column."""
 
 
 def tall_product(x: Tensor, g: Tensor) -> Tensor:
     """x^T g of x (E, K) and g (E, N) -> (K, N): products of blocks of rows, summed in one order."""
+    if g.shape[1] < x.shape[1]:
+        return tall_product(g, x).t()
+    if x.shape[0] < 2 * _ROWS:  # a single block would be shared out
+        return _short_product(x, g)
     whole = x.shape[0] - x.shape[0] % _ROWS
-    result = torch.mm(x[whole:].t(), g[whole:])
-    if whole:
-        blocks = [t[:whole].unflatten(0, (-1, _ROWS)) for t in (x, g)]
-        result += torch.bmm(blocks[0].transpose(1, 2), blocks[1]).sum(0)
-    return result
+    blocks = [t[:whole].unflatten(0, (-1, _ROWS)) for t in (x, g)]
+    result = torch.bmm(blocks[0].transpose(1, 2), blocks[1]).sum(0)
+    return result if whole == x.shape[0] else result.add_(_short_product(x[whole:], g[whole:]))
+
+
+def _short_product(x: Tensor, g: Tensor) -> Tensor:
+    if x.shape[1] == 1:
+        return (x * g).sum(0, keepdim=True)
+    if x.shape[0] <= _ROWS:
+        return torch.mm(x.t(), g)
+    half = x.shape[0] // 2
+    return torch.mm(x[:half].t(), g[:half]).addmm_(x[half:].t(), g[half:])
 
 
 def row_dot(x: Tensor, w: Tensor) -> Tensor:
