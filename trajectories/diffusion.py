@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +14,16 @@ from scidiff.losses import TimeLaw
 from scidiff.schedule_base import Schedule
 from scidiff.training import DiffusionModule, StepLoss
 from trajectories.conditions import with_dropout
+from trajectories.informed import InformedWalk
 from trajectories.networks.egtn import EGTN
+from trajectories.networks.vector_egtn import VectorEGTN
 from trajectories.priors import Learned, Prior, get_prior
-from trajectories.process import CENTRED, LIVE, trajectory_process
+from trajectories.process import CENTRED, LIVE, trajectory_process, whitened_process
 from trajectories.tasks import TaskMix
 
 __all__ = ["System", "TrajectoryDiffusion", "arranged"]
+
+_FIT_SYSTEMS = 2000  # training systems that an informed walk is fitted to
 
 
 class System:
@@ -34,6 +39,32 @@ class System:
 
     def __init__(self, x_0: Tensor, origin: Tensor, cond: dict[str, Tensor]) -> None:
         self.x_0, self.origin, self.cond = x_0, origin, cond
+
+    def state(self, prior: Prior) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """State, known endpoint and context of the process of ``prior``.
+
+        About an `InformedWalk` the state is (x_0 - mean) / spread, 0 at given entries, without an endpoint, and the
+        context also has ``mean``, ``spread`` and ``pace``; otherwise it is x_0, with the endpoint x_r.
+        """
+        given = self.cond["given"]
+        if not isinstance(prior, InformedWalk):
+            return self.x_0, prior(self.x_0, given, self.cond), self.cond
+        mean, spread = prior(self.x_0, given, self.cond), prior.spread(self.x_0, given, self.cond)
+        cond = {**self.cond, "mean": mean, "spread": spread, "pace": prior.pace.to(mean)}
+        return torch.where(self.cond[LIVE][..., None], (self.x_0 - mean) / spread, 0), None, cond
+
+    def positions(self, state: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+        """Positions (B, F, N, D) of a state of `state`, about the origin of the data, in units of the model."""
+        x = cond["mean"] + cond["spread"] * state if "mean" in cond else state
+        return x + self.origin
+
+    def log_volume(self, cond: Mapping[str, Tensor]) -> Tensor:
+        """Log of the volume of positions over that of states (B,), in units of the model: the sum of log spread."""
+        if "spread" not in cond:
+            return self.x_0.new_zeros(len(self.x_0))
+        size = torch.where(cond[LIVE], cond["spread"][..., 0].log(), 0)
+        total = size.sum((1, 2)) - torch.where(cond[CENTRED], size.sum((1, 2)) / cond[LIVE].sum((1, 2)).clamp_min(1), 0)
+        return total * self.x_0.shape[-1]
 
 
 def arranged(pos: Tensor, given: Tensor, features: Mapping[str, Tensor], scale: float = 1.0) -> System:
@@ -66,9 +97,11 @@ class TrajectoryDiffusion(DiffusionModule):
     zero mean.
 
     Args:
-        network: `EGTN`, or a network with the same call.
+        network: `EGTN`, or a network with the same call; with an `InformedWalk` a `VectorEGTN`.
         prior: Moving mean: ``"com"``, ``"last"``, ``"walk"``, ``"bridge"``, ``"normal"`` (the origin), ``"learned"``
-            (two layers of the size of the network), or a `Prior`.
+            (two layers of the size of the network), or a `Prior`. With an `InformedWalk`, which is fitted to the
+            training data when training starts, the state is (x_0 - mean) / spread: of unit variance, whatever the
+            frame, and 0 at given entries.
         tasks: What is given in training; forecasts from 10 frames by default.
         schedule: Schedule of x - x_r; `VPSDE` by default, `trajectories.process.published_schedule` for the paper's. Or
             `MeanReverting`, with noise of another size: see `trajectories.process.trajectory_process`.
@@ -97,7 +130,7 @@ class TrajectoryDiffusion(DiffusionModule):
 
     def __init__(
         self,
-        network: EGTN,
+        network: EGTN | VectorEGTN,
         *,
         prior: str | Prior = "walk",
         tasks: TaskMix | None = None,
@@ -133,30 +166,54 @@ class TrajectoryDiffusion(DiffusionModule):
             )
         self.condition_dropout = condition_dropout
         self.prior = _learned(network) if prior == "learned" else get_prior(prior)
+        is_whitened = isinstance(self.prior, InformedWalk)
         self.tasks = tasks if tasks is not None else TaskMix()
+        if is_whitened and self.tasks.history > 0:
+            raise ValueError(
+                "noise of given entries needs a prior with an endpoint: whitened ones are 0. Use history=0."
+            )
         self.scale, self.dt, self.unit = float(scale), dt, unit
-        self.denoiser = Denoiser(network, trajectory_process(schedule, law), prediction=prediction)
+        process = whitened_process(schedule, law) if is_whitened else trajectory_process(schedule, law)
+        self.denoiser = Denoiser(network, process, prediction=prediction)
 
     def configure_model(self) -> None:
-        """Remember what the data says about time and unit."""
+        """Remember what the data says about time and unit; fit the informed walk."""
         data = getattr(self.trainer, "datamodule", None)
         for name in ("dt", "unit"):
             if getattr(self, name) is None and getattr(data, name, None) is not None:
                 setattr(self, name, getattr(data, name))
                 self._remember(**{name: getattr(self, name)})
+        if isinstance(self.prior, InformedWalk) and not bool(self.prior.is_fitted) and hasattr(data, "part"):
+            self._fit_prior(self.prior, data.part("train"))
+
+    def _fit_prior(self, prior: InformedWalk, train: Any) -> None:
+        generator = torch.Generator().manual_seed(self.noise_seed)
+        batch = train[torch.randperm(len(train), generator=generator)[:_FIT_SYSTEMS]]
+        b, n, f, _ = batch["pos"].shape
+        given = self.tasks.draw(b, f, generator)[..., None].expand(b, f, n)
+        system = arranged(batch["pos"], given, batch, self.scale)
+        counted = system.cond[LIVE]
+        if "target_mask" in batch:
+            counted = counted & batch["target_mask"][:, None]
+        prior.fit([(system.x_0, system.cond["given"], counted)])
 
     def training_loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> StepLoss:
         """Draw tasks, levels and noise; compare the noise."""
         b, n, f, _ = batch["pos"].shape
         given = self.tasks.draw(b, f, generator, self.device)[..., None].expand(b, f, n)
         system = arranged(batch["pos"], given, batch, self.scale)
-        x_0, cond, process = system.x_0, system.cond, self.denoiser.process
+        process = self.denoiser.process
+        x_0, x_1, cond = system.state(self.prior)
         t = self._times(b, f, cond[CENTRED], generator)
-        x_1 = self.prior(x_0, cond["given"], cond)
         cond = with_dropout(cond, self.condition_dropout, generator)
-        x_0, cond = self.tasks.noised_history(process, x_0, x_1, cond, generator)
+        if x_1 is not None:
+            x_0, cond = self.tasks.noised_history(process, x_0, x_1, cond, generator)
         x_t, eps = process.perturb(x_0, t, generator=generator, x_1=x_1, cond=cond)
-        error = (self.denoiser(x_t, t, cond, x_1).eps - eps).square().mean(-1)
+        prediction = self.denoiser(x_t, t, cond, x_1)
+        if self.denoiser.prediction[""] == "edm":
+            error = ((prediction.x0 - x_0) * self._inverse_size(t)).square().mean(-1)
+        else:
+            error = (prediction.eps - eps).square().mean(-1)
         counted = cond[LIVE]
         if "target_mask" in batch:
             counted = counted & batch["target_mask"][:, None]
@@ -164,6 +221,14 @@ class TrajectoryDiffusion(DiffusionModule):
         penalty = getattr(self.denoiser.network, "penalty", None)  # of a network that is not quite equivariant
         loss = loss if penalty is None else loss + penalty()
         return StepLoss(loss, {}, t if t.ndim == 1 else t.mean(1))
+
+    def _inverse_size(self, t: Tensor) -> Tensor:
+        """1 / c_out = 1 / sigma of the preconditioned x0, like (B, 1, 1, 1) or (B, F, 1, 1): F is what is compared."""
+        schedule = next(iter(self.denoiser.process.continuous.values())).schedule
+        time = t.double()
+        variance = schedule.alpha(time) ** 2 + schedule.sigma(time) ** 2
+        size = (variance.sqrt() / schedule.sigma(time)).float()
+        return size.reshape(size.shape + (1,) * (4 - size.ndim))
 
     def _times(self, num_systems: int, num_frames: int, centred: Tensor, generator: torch.Generator) -> Tensor:
         """Times (B,), or (B, F) if some frames may have their own; systems without given entries share one."""

@@ -243,11 +243,11 @@ class TrajectoryGenerator(Pretrained):
     def _log_prob(self, batch: TrajectoryBatch, mask: Tensor, method: str, options: dict[str, Any]) -> Tensor:
         system = self._arranged(batch, mask.expand(len(batch), *mask.shape))
         with torch.no_grad():
-            x_1 = self.prior(system.x_0, system.cond["given"], system.cond)
+            state, x_1, cond = system.state(self.prior)
         function = log_prob if method == "ode" else log_prob_bound
-        value = function(self.denoiser, system.x_0, cond=system.cond, x_1=x_1, **options)
+        value = function(self.denoiser, state, cond=cond, x_1=x_1, **options)
         space = next(iter(self.denoiser.process.continuous.values())).space
-        return (value - space.dims(system.x_0, system.cond) * math.log(self.scale)).cpu()
+        return (value - space.dims(state, cond) * math.log(self.scale)).cpu() - system.log_volume(cond).cpu()
 
     def _move(self, device: str | torch.device | None) -> None:
         if device is not None:
@@ -325,14 +325,16 @@ class TrajectoryGenerator(Pretrained):
         system = self._arranged(batch, given)
         if condition is not None:
             system.cond["condition"] = condition.to(system.x_0)
-        cond = system.cond
-        x_1 = self.prior(system.x_0, cond["given"], cond)
-        init, grid = self._start(system, x_1, [(s, i + (block + 1) * _WORD) for s, i in seeds], level, options["steps"])
+        state, x_1, cond = system.state(self.prior)
+        first = [(s, i + (block + 1) * _WORD) for s, i in seeds]
+        init, grid = self._start(state, x_1, cond, first, level, options["steps"])
         own = [(s, i + block * _WORD) for s, i in seeds]
         if history:
+            if x_1 is None:
+                raise ValueError("models about an informed walk know no noise of given entries: use history_level=0.")
             init, cond = self._with_history(init, x_1, cond, own, history)
         x, info = sample(self.denoiser, init, seed=own, cond=cond, x_1=x_1, grid=grid, save="none", **options)
-        pos = ((x + system.origin) * self.scale).transpose(1, 2)
+        pos = (system.positions(x, cond) * self.scale).transpose(1, 2)
         known = (cond["given"].transpose(1, 2)[..., None]) | ~_real(cond, pos)
         return torch.where(known, batch.pos.to(pos), pos), info.nfe
 
@@ -345,21 +347,27 @@ class TrajectoryGenerator(Pretrained):
         return noised_history(self.denoiser.process, init, x_1, cond, levels, eps)
 
     def _start(
-        self, system: System, x_1: Tensor, seeds: Sequence[tuple[int, int]], level: float | None, steps: int
+        self,
+        state: Tensor,
+        x_1: Tensor | None,
+        cond: dict[str, Tensor],
+        seeds: Sequence[tuple[int, int]],
+        level: float | None,
+        steps: int,
     ) -> tuple[Tensor, str | Tensor]:
         """State at the first time, and the grid: from noise, or from trajectories noised to ``level``."""
-        process, source = self.denoiser.process, NoiseSource(seeds, len(seeds), device=x_1.device)
+        process, source = self.denoiser.process, NoiseSource(seeds, len(seeds), device=state.device)
         if level is None:
-            init = process.prior(system.x_0, source, system.cond, x_1)
+            init = process.prior(state, source, cond, x_1)
             assert isinstance(init, Tensor)
             return init, "logsnr"
         schedule = next(iter(process.continuous.values())).schedule
         ends = torch.tensor([level, schedule.t_min], dtype=torch.float64)
         lam = schedule.log_snr(ends) / 2
         grid = schedule.time(torch.linspace(float(lam[0]), float(lam[1]), steps + 1, dtype=torch.float64))
-        eps = process.join(process.noise(process.split(system.x_0), source, system.cond))
-        t = torch.full((len(seeds),), level, device=x_1.device)
-        x_t, _ = process.perturb(system.x_0, t, eps, x_1=x_1, cond=system.cond)
+        eps = process.join(process.noise(process.split(state), source, cond))
+        t = torch.full((len(seeds),), level, device=state.device)
+        x_t, _ = process.perturb(state, t, eps, x_1=x_1, cond=cond)
         assert isinstance(x_t, Tensor)
         return x_t, grid
 

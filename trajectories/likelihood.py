@@ -27,7 +27,7 @@ from scidiff.denoiser import Denoiser
 from scidiff.noise import NoiseSource
 from scidiff.process import Component
 from scidiff.random import Seeds
-from trajectories.process import MovingMean
+from scidiff.schedule_base import VariancePreserving
 
 __all__ = ["log_prob_bound"]
 
@@ -70,7 +70,7 @@ def log_prob_bound(
         ValueError: If the schedule is no `MovingMean`, or a number is out of range.
     """
     component = next(iter(den.process.continuous.values()))
-    if not isinstance(component.schedule, MovingMean):
+    if not isinstance(component.schedule, VariancePreserving):
         raise ValueError(f"the bound is for a variance-preserving moving mean, got {component.schedule!r}.")
     if num_levels < 3 or (num_terms is not None and not 1 <= num_terms < num_levels) or variance not in _VARIANCES:
         raise ValueError(

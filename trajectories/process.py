@@ -22,7 +22,15 @@ from scidiff.process import Process
 from scidiff.schedule_base import Schedule, VariancePreserving
 from scidiff.schedules import VPSDE, DiscreteVP
 
-__all__ = ["CENTRED", "LIVE", "MovingMean", "TrajectorySpace", "published_schedule", "trajectory_process"]
+__all__ = [
+    "CENTRED",
+    "LIVE",
+    "MovingMean",
+    "TrajectorySpace",
+    "published_schedule",
+    "trajectory_process",
+    "whitened_process",
+]
 
 LIVE, CENTRED = "live", "centred"
 Cond = Mapping[str, Any] | None
@@ -110,3 +118,19 @@ def trajectory_process(schedule: Schedule | None = None, law: NoiseLaw | None = 
     if schedule is not None and not isinstance(schedule, VariancePreserving):
         raise TypeError(f"expected a variance-preserving schedule or one with an endpoint, got {schedule!r}.")
     return Process(MovingMean(schedule), law, TrajectorySpace())
+
+
+def whitened_process(schedule: Schedule | None = None, law: NoiseLaw | None = None) -> Process:
+    """Process of whitened trajectories (x - mean) / spread, which have no endpoint.
+
+    Args:
+        schedule: A variance-preserving schedule, `VPSDE` by default.
+        law: Law of the noise, Gaussian by default.
+
+    Raises:
+        TypeError: If the schedule is of another kind.
+    """
+    schedule = schedule if schedule is not None else VPSDE()
+    if not isinstance(schedule, VariancePreserving):
+        raise TypeError(f"expected a variance-preserving schedule, got {schedule!r}.")
+    return Process(schedule, law, TrajectorySpace())

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import trajectories
+from scidiff.assets import data_folder
 from scidiff.cli import main
 from scidiff.denoiser import Denoiser
 from trajectories import TrajectoryBatch, TrajectoryGenerator
@@ -13,7 +14,9 @@ from trajectories.data.simulators import simulate
 from trajectories.networks.egtn import EGTN
 from trajectories.process import trajectory_process
 
-CONFIGS = sorted((Path(trajectories.__file__).parent / "configs").glob("charged_*.yaml"))
+FOLDER = Path(trajectories.__file__).parent / "configs"
+CONFIGS = [*sorted(FOLDER.glob("charged*.yaml")), FOLDER / "gravity.yaml"]
+RECORDED = ["ethanol", "pedestrians_hotel", "pedestrians_zara2"]
 SHORT = (
     "--trainer.max_steps 2 --trainer.max_time null --trainer.max_epochs 1 --trainer.accelerator cpu "
     "--trainer.logger false --trainer.check_val_every_n_epoch 1 --trainer.enable_progress_bar false "
@@ -30,10 +33,26 @@ def test_two_steps(path, tmp_path, monkeypatch, capfd):
     generator = TrajectoryGenerator.from_pretrained("m.safetensors")
     assert generator.metadata["provenance"]["steps"] == 2
     assert (generator.dt, generator.unit) == (pytest.approx(0.1), "arbitrary")
-    runs = simulate("charged", 1, num_frames=10)
+    runs = simulate("gravity" if path.stem == "gravity" else "charged", 1, num_frames=10)
     future = generator.forecast(runs.pos[0].transpose(0, 1), 20, h=runs.h, edge_attr=runs.edge_attr, steps=1)
-    assert future.pos.shape == (1, 5, 30, 3)
+    assert future.pos.shape == (1, runs.pos.shape[1], 30, 3)
     assert torch.equal(future.pos[:, :, :10], runs.pos)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(data_folder() is None, reason="needs the data folder")
+@pytest.mark.parametrize("name", RECORDED)
+def test_two_steps_on_recorded_data(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = (
+        f"fit -c {name} --trainer.max_steps 2 --trainer.accelerator cpu --trainer.logger false "
+        "--trainer.enable_progress_bar false --trainer.limit_val_batches 1 --data.init_args.batch_size 4 "
+        "--out m.safetensors"
+    )
+    assert main(["trajectories", *words.split()]) == 0
+    generator = TrajectoryGenerator.from_pretrained("m.safetensors")
+    assert bool(generator.prior.is_fitted)
+    assert generator.metadata["provenance"]["steps"] == 2
 
 
 def test_verbs(tmp_path, monkeypatch, capfd):

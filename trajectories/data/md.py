@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
 from scidiff.arrays import read_npz
+from scidiff.assets import data_folder
 from trajectories.data.datamodule import FrameWindows, Part, TrajectoryDataModule
 
 __all__ = ["BOND_LENGTH", "MDFrames", "MDTrajectoryDataModule", "bond_hops", "molecule_features", "read_md"]
@@ -51,6 +53,8 @@ class MDFrames:
 def read_md(path: str | os.PathLike[str]) -> MDFrames:
     """Read an npz archive of MD17 (0.5 fs a frame), of revised MD17 (no trajectory) or of an MMFF94 run (5 fs).
 
+    A name such as ``ethanol`` stands for the MMFF94 run of that molecule in the data folder.
+
     The kinds are told apart by their arrays: ``old_index`` marks revised MD17, ``V`` an MMFF94 run. The last frame of
     original MD17 is left out, as in the published protocol.
 
@@ -58,7 +62,7 @@ def read_md(path: str | os.PathLike[str]) -> MDFrames:
         FileNotFoundError: If there is no such file.
         ValueError: If the archive lacks positions ``R`` (F, N, 3) or atomic numbers ``z`` (N,).
     """
-    arrays = read_npz(path)
+    arrays = read_npz(_archive(path))
     pos, z = arrays.get("R"), arrays.get("z")
     if pos is None or z is None or pos.ndim != 3 or pos.shape[1:] != (len(z), 3):
         raise ValueError(f"{path} must hold R (F, N, 3) and z (N,), got the arrays {', '.join(sorted(arrays))}.")
@@ -74,6 +78,14 @@ def read_md(path: str | os.PathLike[str]) -> MDFrames:
         force=None if "F" not in arrays else arrays["F"][kept],
         splits={name: value.astype(np.int64) for name, value in arrays.items() if name.startswith("idx_")},
     )
+
+
+def _archive(path: str | os.PathLike[str]) -> Path:
+    """The file itself, or the packaged run of that name in the data folder."""
+    folder = data_folder()
+    named = None if folder is None else folder / "trajectories" / "mmff_md" / f"{os.fspath(path)}.npz"
+    is_name = Path(path).suffix == "" and not Path(path).exists()
+    return named if is_name and named is not None and named.exists() else Path(path)
 
 
 def bond_hops(frame: np.ndarray, bond_length: float = BOND_LENGTH) -> np.ndarray:
@@ -120,7 +132,7 @@ class MDTrajectoryDataModule(TrajectoryDataModule):
     Training takes every window; validation and test take ``num_val`` and ``num_test`` windows, a fixed stride apart.
 
     Args:
-        path: An archive that `read_md` reads, of a trajectory.
+        path: An archive that `read_md` reads, of a trajectory, or the name of a molecule.
         every: Keep every so many-th frame (10 for MD17, which makes 5 fs a frame).
         num_frames: Frames of a window.
         num_train: Training windows, a fixed stride apart; None for all.
