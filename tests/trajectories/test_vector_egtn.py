@@ -188,3 +188,6 @@ def test_forecast_of_gaussian_trajectories():
     assert ((future.mean(0) - wanted_mean).abs() < 4 * error + 0.01).all()
     spread = torch.cov(future.T)
     assert (spread - wanted_cov).abs().max() < 4 * 2**0.5 * float(wanted_cov.max()) / count**0.5 + 0.01
+    paths = torch.cat([past.expand(3, -1), future[:3]], 1)[..., None, None]
+    density = torch.distributions.MultivariateNormal(wanted_mean, wanted_cov).log_prob(future[:3])
+    assert exact.log_prob(paths, [0, 1, 2], batch_size=1, rtol=1e-7) == pytest.approx(density, abs=0.02)
