@@ -183,8 +183,9 @@ class TrajectoryDiffusion(DiffusionModule):
             if getattr(self, name) is None and getattr(data, name, None) is not None:
                 setattr(self, name, getattr(data, name))
                 self._remember(**{name: getattr(self, name)})
-        if isinstance(self.prior, InformedWalk) and not bool(self.prior.is_fitted) and hasattr(data, "part"):
-            self._fit_prior(self.prior, data.part("train"))
+        part = getattr(data, "part", None)
+        if isinstance(self.prior, InformedWalk) and not bool(self.prior.is_fitted) and part is not None:
+            self._fit_prior(self.prior, part("train"))
 
     def _fit_prior(self, prior: InformedWalk, train: Any) -> None:
         generator = torch.Generator().manual_seed(self.noise_seed)
@@ -246,7 +247,9 @@ class TrajectoryDiffusion(DiffusionModule):
         return torch.where(centred[:, None], t[:, :1], t)
 
 
-def _learned(network: EGTN) -> Learned:
+def _learned(network: EGTN | VectorEGTN) -> Learned:
     """Two layers of the size of the network."""
+    if not isinstance(network, EGTN):
+        raise ValueError("the learned prior is built from an EGTN; with another network use another prior.")
     arguments = {**network.to_config()["init_args"], "num_layers": 2}
     return Learned(EGTN(**arguments))
