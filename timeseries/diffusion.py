@@ -281,6 +281,9 @@ def _check_windows(model: SeriesSpec, data: SeriesSpec) -> None:
 
 def _fitted(template: Mapping[str, Any], spec: SeriesSpec, conditional: bool) -> nn.Module:
     """The network of a configuration, with channels, features, variates and length of ``spec``."""
+    if conditional and "features" not in template["init_args"]:
+        name = template["class_path"].rpartition(".")[2]
+        raise ValueError(f"a conditional model needs a network with features, S4Backbone or WindowMLP, got {name}.")
     sizes = {"channels": 1, "features": spec.channels + 1} if conditional else {"channels": spec.channels}
     return build(_sized(template, {**sizes, "num_variates": spec.num_variates}, spec.length))
 

@@ -17,7 +17,7 @@ from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import as_series
 from timeseries.data.windows import Windows
 from timeseries.diffusion import TimeSeriesDiffusion, make_denoiser
-from timeseries.networks import S4Backbone, WindowMLP
+from timeseries.networks import S4Backbone, WienerNetwork, WindowMLP
 from timeseries.priors import kernel_matrix
 
 SMALL = {"width": 8, "num_layers": 2, "state_size": 4, "step_size": 8}
@@ -284,6 +284,8 @@ def test_wrong_use_is_refused():
         TimeSeriesDiffusion(conditional=True, masks=("BM",))
     with pytest.raises(ValueError, match="conditional=True"):
         TimeSeriesDiffusion(base=SeasonalBase())
+    with pytest.raises(ValueError, match="a network with features"):
+        TimeSeriesDiffusion(WienerNetwork(), spec=spec(), conditional=True)
     with pytest.raises(ValueError, match="needs features"):
         S4Backbone(features=3, **SMALL)(torch.zeros(1, 4, 1, 1), torch.zeros(1), {})
     assert math.isfinite(float(GPBase().mean(torch.zeros(1, 4, 1), torch.zeros(1, 4, 1, dtype=torch.bool)).sum()))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 import timeseries
 from scidiff.assets import data_folder
@@ -30,10 +31,11 @@ def test_two_steps_of_every_configuration(path, tmp_path, monkeypatch, capfd):
     assert "val_loss" in capfd.readouterr().out
     m = DiffusionForecaster.from_pretrained(tmp_path / "m.safetensors")
     assert m.metadata["provenance"]["steps"] == 2
-    data = load_benchmark(path.stem.removesuffix("_cpu"))
+    source = yaml.safe_load(path.read_text())["data"]["init_args"]["source"]
+    data = load_benchmark(source)
     assert m.spec is not None
     assert m.spec.prediction_length == data.prediction_length
-    if not path.stem.endswith("_cpu"):
+    if path.stem in (source, f"{source}_cond"):
         assert m.spec.context_length == data.context_length
         assert m.spec.lags == (() if path.stem == "m4_hourly" else data.lags)
     fc = m.forecast(data.inputs[:1], 2, steps=1)

@@ -17,8 +17,10 @@ from gluonts.model.predictor import Localizer, ParallelizedPredictor, Predictor
 
 from tests.timeseries.models import exact_forecaster, seasonal_data
 from timeseries import metrics
+from timeseries.bases import GPBase, SeasonalBase
 from timeseries.gluon import DiffusionEstimator, DiffusionPredictor, to_gluonts
 from timeseries.networks import S4Backbone
+from timeseries.priors import FractionalNoise, GPNoise
 
 ROOT = Path(__file__).parents[2]
 START = pd.Period("2021-03-01 00:00", "h")
@@ -118,6 +120,47 @@ def test_serialised_predictor_draws_the_same_paths(trained, tmp_path):
     assert (again.num_samples, again.prediction_length, again.freq) == (100, P, "h")
     for a, b in zip(trained.predict(entries(), num_samples=4), again.predict(entries(), num_samples=4), strict=True):
         np.testing.assert_array_equal(a.samples, b.samples)
+
+
+PRESETS = {
+    "TSDiff-Cond": {"preset": "tsdiff", "conditional": True, "masks": ("forecast", "RM")},
+    "flow from a process": {"preset": "flow", "law": GPNoise("ou")},
+    "flow from a regression": {"preset": "flow", "conditional": True, "base": GPBase("ou"), "scaling": "longmean"},
+    "flow from a season": {"preset": "flow", "conditional": True, "base": SeasonalBase()},
+    "PFGM++": {"preset": "pfgmpp"},
+    "fractional": {"law": FractionalNoise(0.8), "scaling": "mean"},
+}
+
+
+@pytest.mark.parametrize("options", PRESETS.values(), ids=PRESETS)
+def test_every_preset_trains_predicts_and_travels(options, tmp_path):
+    """As many samples as asked for, finite, and the same after serialisation and in other batches."""
+    data = entries()
+    predictor = tiny(**options).train(data)
+    found = list(predictor.predict(data, num_samples=5))
+    assert [f.samples.shape for f in found] == [(5, P)] * 3
+    assert all(np.isfinite(f.samples).all() for f in found)
+    assert [f.start_date for f in found] == [START + k + 96 for k in range(3)]
+    predictor.serialize(tmp_path)
+    again = Predictor.deserialize(tmp_path)
+    for a, b in zip(found, again.predict(data, num_samples=5), strict=True):
+        np.testing.assert_array_equal(a.samples, b.samples)
+    again.forecaster.sampling["rows"] = 1
+    for a, b in zip(found, again.predict(data, num_samples=5), strict=True):
+        np.testing.assert_allclose(a.samples, b.samples, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("rows", [1, 20])
+def test_levels_and_numbers_of_samples_survive_batching(rows):
+    """Sample j of S is guided to level (j + 1)/(S + 1), however few windows are computed together."""
+    sampling = {"steps": 6, "guidance": "quantile", "guidance_scale": 4.0}
+    whole, parts = (
+        DiffusionPredictor(exact_forecaster(C, P, "tsdiff", sampling={**sampling, "rows": r}), num_samples=9, seed=4)
+        for r in (1000, rows)
+    )
+    for a, b in zip(whole.predict(entries()), parts.predict(entries()), strict=True):
+        assert a.num_samples == b.num_samples == 9
+        np.testing.assert_allclose(a.samples, b.samples, rtol=1e-3, atol=1e-3)
 
 
 def test_short_constant_and_empty_data(predictor):
