@@ -25,6 +25,7 @@ from molecules.geometry_mmd import geometry_mmd, internal_coordinates
 from molecules.harmonize import harmonize
 from molecules.pb_lite import pb_lite_summary
 from molecules.report import Figure, Report, wilson_interval
+from molecules.similarity import internal_diversity, kl_score, nearest_similarities
 from molecules.stability import set_stability
 from molecules.validity import SetValidity, canonical_set, edm_validity, legacy_set_validity, set_validity
 
@@ -257,8 +258,12 @@ def _descriptor_figures(
     groups = [[mol for mol in group if mol is not None] for group in (mols, reference)]
     tables = [descriptor_table(group) for group in groups]
     figures = _beside(*(descriptor_means(table) for table in tables))
+    diversity = [internal_diversity(group) for group in groups]
+    figures["internal_diversity"] = Figure(diversity[0], reference=diversity[1] if groups[1] else None)
     if len(tables[1]) > 1 and len(tables[0]) > 1:
         figures["frechet_descriptors"] = Figure(frechet_descriptor_distance(*tables))
+        figures["nearest_tanimoto"] = Figure(float(nearest_similarities(*groups).mean()))
+        figures["kl_score"] = Figure(kl_score(*groups))
     ours, theirs = (ring_sizes(group) if group else {} for group in groups)
     rings = {}
     for size in sorted({*ours, *theirs}):

@@ -1,8 +1,8 @@
 """Metrics of generated molecules, the public names.
 
 `evaluate` gives the whole report; the functions behind it stand in `molecules.stability`, `molecules.validity`,
-`molecules.distributions`, `molecules.descriptors`, `molecules.energy`, `molecules.geometry_mmd` and
-`molecules.pb_lite`.
+`molecules.distributions`, `molecules.descriptors`, `molecules.energy`, `molecules.geometry_mmd`,
+`molecules.pb_lite` and `molecules.similarity`.
 """
 
 from molecules.assessment import PROTOCOLS, evaluate
@@ -12,6 +12,7 @@ from molecules.energy import Strain, mmff_strain, strain_summary
 from molecules.geometry_mmd import gaussian_mmd, geometry_mmd, internal_coordinates
 from molecules.pb_lite import PB_TESTS, pb_lite, pb_lite_summary
 from molecules.report import Figure, Report, wilson_interval
+from molecules.similarity import internal_diversity, kl_divergence, kl_score, nearest_similarities
 from molecules.stability import (
     CORRECTED_TABLES,
     Stability,
@@ -57,10 +58,14 @@ __all__ = [
     "gaussian_mmd",
     "geometry_mmd",
     "internal_coordinates",
+    "internal_diversity",
+    "kl_divergence",
+    "kl_score",
     "legacy_set_validity",
     "legacy_stability",
     "legacy_validity",
     "mmff_strain",
+    "nearest_similarities",
     "pb_lite",
     "pb_lite_summary",
     "set_stability",

@@ -1,0 +1,165 @@
+"""Recipes of molecules at an equal training budget, and the cost of a molecule beside that of EDM.
+
+    python -m benchmarks.molecule_recipes                  # trains every recipe for 4 minutes, then samples
+    python -m benchmarks.molecule_recipes --minutes 1 --recipes flow pfgmpp -n 200
+    python -m benchmarks.molecule_recipes --cost           # only the cost of a molecule, in the same file
+
+All recipes see QM9 without hydrogens, batches of the same size and one learning-rate schedule; networks are small
+enough for a CPU. Seconds of sampling are processor time, which other programs hardly change. Needs the prepared QM9 (`scidiff molecules prepare qm9`), else the packaged subset is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from benchmarks.report import RESULTS, machine, table, write_json, write_section
+from molecules import QM9, MoleculeDiffusion, MoleculeGenerator
+from molecules.networks import MessagePassing, PairFormer
+from molecules.recipes import EDMPoints, EQGATDiff, Flow
+from scidiff.student import StudentTNoise
+
+NFES = (10, 20, 50, 100, 500)
+EDM_STEPS = 1000
+TITLE = "Recipes of molecules"
+_EGNN = {"time_channels": 1, "attention": True, "norm_diff": True, "tanh": True, "coords_range": 15.0}
+_EGNN |= {"coords_aggregation": "sum", "separate_coords": True, "initial_distance": True}
+_SMALL = {"hidden": 64, "num_layers": 4}
+
+
+def _pair_former() -> PairFormer:
+    return PairFormer(width=96, pair_width=32, num_layers=4)
+
+
+def recipes() -> dict[str, dict[str, Any]]:
+    """Arguments of `MoleculeDiffusion` by name."""
+    eqgat = {"backbone": "eqgat", "options": {**_SMALL, "time_channels": 1}}
+    plain = {"self_conditioning": 0.0, "coupling": "independent"}
+    return {
+        "flow": {"network": _pair_former()},
+        "pfgmpp": {"network": _pair_former(), "recipe": Flow(law=StudentTNoise(128.0))},
+        "flow_eqgat": {"network": MessagePassing(**eqgat, output="field"), "self_conditioning": 0.0},
+        "eqgat_diff": {"network": MessagePassing(**eqgat), "recipe": EQGATDiff(), **plain},
+        "edm": {
+            "network": MessagePassing(backbone="egnn", output="field", options={**_SMALL, **_EGNN}),
+            "recipe": EDMPoints(),
+            **plain,
+        },
+    }
+
+
+def train(name: str, minutes: float, root: str | None) -> tuple[MoleculeGenerator, int]:
+    """A generator after so many minutes of training, and the number of steps."""
+    pl.seed_everything(0, verbose=False)
+    module = MoleculeDiffusion(**recipes()[name], lr=1e-3, ema=0.99)
+    options: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    trainer = pl.Trainer(
+        max_time={"seconds": round(60 * minutes)},
+        limit_val_batches=0,
+        gradient_clip_val=100.0 if name == "edm" else 1.0,
+        accelerator="cpu",
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(module, datamodule=QM9(root=root, batch_pairs=8_000))
+    return MoleculeGenerator(module), trainer.global_step
+
+
+def measure(generator: MoleculeGenerator, nfe: int, n: int) -> dict[str, Any]:
+    """Validity and speed at a number of evaluations, the final one included."""
+    start = time.process_time()
+    mols = generator.sample(n, steps=nfe - int(generator.recipe.is_denoised), seed=0)
+    seconds = time.process_time() - start
+    verdicts = [verdict.smiles for verdict in mols.verdicts if verdict.valid]
+    unique = len(set(verdicts)) / max(1, len(verdicts))
+    return {"nfe": mols.nfe, "n": n, "valid": mols.valid_fraction, "unique": unique, "per_second": n / seconds}
+
+
+def edm_cost(batch: int = 16, atoms: int = 18, repeats: int = 3) -> float:
+    """Seconds a molecule of 18 atoms (the mean of QM9 with hydrogens) by the EGNN of EDM: 1000 times a forward pass."""
+    net = MessagePassing(5, 0, 0, 1, "egnn", {"hidden": 256, "num_layers": 9, **_EGNN}, output="field").eval()
+    state = {"pos": torch.randn(batch, atoms, 3), "atom": torch.randn(batch, atoms, 5)}
+    state["number"] = torch.randn(batch, atoms, 1)
+    seconds = []
+    with torch.no_grad():
+        for _ in range(repeats + 1):  # the first one warms up
+            start = time.process_time()
+            net(state, torch.full((batch,), 0.5), {})
+            seconds.append(time.process_time() - start)
+    return EDM_STEPS * min(seconds[1:]) / batch
+
+
+def cost(n: int = 100, steps: int = 50) -> dict[str, float]:
+    """Seconds a molecule of the packaged model and of EDM's network on this machine, and their ratio."""
+    generator = MoleculeGenerator.from_pretrained("qm9_implicit")
+    generator.sample(n, steps=2)
+    start = time.process_time()
+    generator.sample(n, steps=steps)
+    ours, theirs = (time.process_time() - start) / n, edm_cost()
+    return {"steps": steps, "nfe": steps + 1, "seconds": ours, "edm_seconds": theirs, "ratio": theirs / ours}
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--recipes", nargs="+", default=list(recipes()), choices=list(recipes()))
+    parser.add_argument("--nfe", type=int, nargs="+", default=list(NFES))
+    parser.add_argument("-n", type=int, default=200)
+    parser.add_argument("--root", help="prepared file, or 2k for the packaged subset")
+    parser.add_argument("--cost", action="store_true", help="only measure the cost of a molecule")
+    options = parser.parse_args()
+    path = RESULTS / "molecule_recipes.json"
+    content = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+    content |= {"machine": machine(), "cost": cost()}
+    print(content["cost"], flush=True)
+    for name in [] if options.cost else options.recipes:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            generator, steps = train(name, options.minutes, options.root)
+        content["rows"] = [row for row in content["rows"] if row["recipe"] != name]
+        for nfe in options.nfe:
+            row = {"recipe": name, "minutes": options.minutes, "training_steps": steps}
+            content["rows"].append({**row, **measure(generator, nfe, options.n)})
+            print(content["rows"][-1], flush=True)
+    write_json("molecule_recipes", content)
+    write_section(TITLE, _text(content))
+
+
+def _text(content: dict[str, Any]) -> str:
+    place, price = content["machine"], content["cost"]
+    text = (
+        f"A molecule of `qm9_implicit` at {price['steps']} steps ({price['nfe']} NFE) takes {price['seconds']:.4f} s of "
+        f"processor time; the EGNN of EDM (9 x 256) takes {price['edm_seconds']:.1f} s for {EDM_STEPS} steps on a molecule "
+        f"of 18 atoms, {price['ratio']:.0f} times as much. {place['processor']}, {place['threads']} thread(s), torch "
+        f"{place['torch']}, {place['date']}. Run `python -m benchmarks.molecule_recipes`; figures in `results/molecule_recipes.json`.\n\n"
+    )
+    if not content["rows"]:
+        return text
+    head = [
+        "recipe",
+        "minutes",
+        "training steps",
+        "NFE",
+        "molecules",
+        "valid and connected",
+        "unique",
+        "molecules / CPU s",
+    ]
+    rows = [_row(row) for row in content["rows"]]
+    return text + "Equal training time for all, QM9 without hydrogens, seed 0.\n\n" + table(head, rows)
+
+
+def _row(r: dict[str, Any]) -> list[str]:
+    counts = [f"{r['minutes']:g}", str(r["training_steps"]), str(r["nfe"]), str(r["n"])]
+    return [r["recipe"], *counts, f"{100 * r['valid']:.1f}", f"{100 * r['unique']:.1f}", f"{r['per_second']:.1f}"]
+
+
+if __name__ == "__main__":
+    main()
