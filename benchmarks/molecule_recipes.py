@@ -5,7 +5,8 @@
     python -m benchmarks.molecule_recipes --cost           # only the cost of a molecule, in the same file
 
 All recipes see QM9 without hydrogens, batches of the same size and one learning-rate schedule; networks are small
-enough for a CPU. Seconds of sampling are processor time, which other programs hardly change. Needs the prepared QM9 (`scidiff molecules prepare qm9`), else the packaged subset is used.
+enough for a CPU. Seconds of sampling are processor time, which other programs hardly change. Needs the prepared QM9
+(`scidiff molecules prepare qm9`), else the packaged subset is used.
 """
 
 from __future__ import annotations
@@ -135,10 +136,11 @@ def main() -> None:
 def _text(content: dict[str, Any]) -> str:
     place, price = content["machine"], content["cost"]
     text = (
-        f"A molecule of `qm9_implicit` at {price['steps']} steps ({price['nfe']} NFE) takes {price['seconds']:.4f} s of "
-        f"processor time; the EGNN of EDM (9 x 256) takes {price['edm_seconds']:.1f} s for {EDM_STEPS} steps on a molecule "
-        f"of 18 atoms, {price['ratio']:.0f} times as much. {place['processor']}, {place['threads']} thread(s), torch "
-        f"{place['torch']}, {place['date']}. Run `python -m benchmarks.molecule_recipes`; figures in `results/molecule_recipes.json`.\n\n"
+        f"A molecule of `qm9_implicit` at {price['steps']} steps ({price['nfe']} NFE) takes {price['seconds']:.4f} s\n"
+        f"of processor time; the EGNN of EDM (9 x 256) takes {price['edm_seconds']:.1f} s for {EDM_STEPS} steps on a\n"
+        f"molecule of 18 atoms, {price['ratio']:.0f} times as much. {place['processor']}, {place['threads']} thread,\n"
+        f"torch {place['torch']}, {place['date']}. Run `python -m benchmarks.molecule_recipes`; figures in\n"
+        "`results/molecule_recipes.json`.\n\n"
     )
     if not content["rows"]:
         return text

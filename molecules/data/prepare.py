@@ -97,8 +97,9 @@ def prepare_file(
 ) -> CleaningReport:
     """Prepare a user's ``.sdf``, ``.xyz``, ``.smi`` or ``.npz`` file and write it to ``out``.
 
-    A SMILES gets hydrogens and a geometry by ETKDG and MMFF94 (about 20 ms a small molecule). Bonds and charges of an SDF, or of an npz that has them, are taken over; else they are perceived from the
-    coordinates. Molecules stay that are strictly valid and whose bonds lie within +- 40 % of the sum of covalent radii.
+    A SMILES gets hydrogens and a geometry by ETKDG and MMFF94 (about 20 ms a small molecule). Bonds and charges of an
+    SDF, or of an npz that has them, are taken over; else they are perceived from the coordinates. Molecules stay that
+    are strictly valid and whose bonds lie within +- 40 % of the sum of covalent radii.
 
     Args:
         source: File with coordinates, or with a SMILES a line.

@@ -100,7 +100,7 @@ def read_gdb9(source: Path) -> Iterator[RawMolecule]:
 
 
 def read_sdf(path: Path) -> Iterator[RawMolecule]:
-    """Molecules of an SDF with the bonds and charges of the file, not sanitised, and its data fields that are numbers."""
+    """Molecules of an SDF with bonds and charges as in the file, not sanitised, and its data fields of numbers."""
     with rdBase.BlockLogs():
         for index, mol in enumerate(Chem.SDMolSupplier(str(path), sanitize=False, removeHs=False)):
             try:

@@ -220,8 +220,8 @@ def _moments(name: str, values: np.ndarray) -> tuple[float, float]:
     known = values[np.isfinite(values)].astype(np.float64)
     if len(known) < 2 or not known.std() > 0:
         raise ValueError(
-            f"property {name!r} cannot be learnt: it is known for {len(known)} of {len(values)} training molecules, or is "
-            "the same for all. Leave it out, or add a column with its values."
+            f"property {name!r} cannot be learnt: it is known for {len(known)} of {len(values)} training molecules, or "
+            "is the same for all. Leave it out, or add a column with its values."
         )
     return float(known.mean()), float(known.std())
 
