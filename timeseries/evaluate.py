@@ -25,7 +25,13 @@ from timeseries.data.windows import WindowStore
 from timeseries.diffusion import scaled
 from timeseries.forecast import Forecast
 from timeseries.io import QuantileForecast
-from timeseries.synthesis_scores import discriminative_score, linear_predictive_score
+from timeseries.synthesis_scores import (
+    autocorrelation_distance,
+    discriminative_score,
+    linear_predictive_score,
+    spectrum_distance,
+    wasserstein,
+)
 
 __all__ = [
     "Report",
@@ -230,9 +236,10 @@ def real_windows(series: Sequence[TimeSeries], spec: SeriesSpec, n: int, seed: i
 
 
 def judge_windows(windows: np.ndarray, series: Sequence[TimeSeries], spec: SeriesSpec, seed: int = 0) -> Report:
-    """Synthetic windows against real ones: what a linear forecaster learns from them, can they be told apart?
+    """Synthetic windows against real ones: what a linear forecaster learns from them, how far off they are.
 
-    The last P values of each series are the test windows; real windows are drawn from what comes before.
+    The last P values of each series are the test windows; real windows are drawn from what comes before. Their own row
+    compares one half of them with the other: what a perfect synthesizer reaches with as many.
 
     Args:
         windows: Synthetic windows (N, C + P), in scaled units.
@@ -259,6 +266,12 @@ def judge_windows(windows: np.ndarray, series: Sequence[TimeSeries], spec: Serie
     count = _DISCRIMINATED
     rows["synthetic windows"]["discriminative score"] = discriminative_score(real[:count], windows[:count], seed=seed)
     rows["real windows"]["discriminative score"] = discriminative_score(real[::2], real[1::2], seed=seed)
+    score = "linear predictive score"
+    for name, pair in (("synthetic windows", (real, windows)), ("real windows", (real[::2], real[1::2]))):
+        rows[name]["TSTR ratio"] = rows[name][score] / rows["real windows"][score]
+        rows[name]["W2"] = wasserstein(*pair, seed=seed)
+        rows[name]["autocorrelation"] = autocorrelation_distance(*pair)
+        rows[name]["log spectrum"] = spectrum_distance(*pair)
     facts = {"test windows": len(task.target), "synthetic": len(windows), "real": len(real)}
     return Report(rows, facts)
 

@@ -19,8 +19,9 @@ from timeseries import metrics
 from timeseries.data import calendar
 from timeseries.data.series import TimeSeries
 from timeseries.forecast import Forecast, Imputation
+from timeseries.synthesis_scores import autocorrelation, spectrum
 
-__all__ = ["autocorrelation", "plot_calibration", "plot_forecast", "plot_imputation", "plot_windows", "spectrum"]
+__all__ = ["plot_calibration", "plot_forecast", "plot_imputation", "plot_windows"]
 
 _OURS, _THEIRS, _INK, _TRUTH = "#d1495b", "#9aa5b1", "#2f3e4e", "#1b7f79"
 _BANDS = ((0.95, 0.16), (0.8, 0.22), (0.5, 0.30))  # share inside, opacity
@@ -214,21 +215,6 @@ def plot_calibration(
     _tidy(right, "rank of the realised value among samples", f"PIT, {len(ranks)} values")
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
-
-
-def autocorrelation(windows: np.ndarray) -> np.ndarray:
-    """Mean autocorrelation (L,) of windows (N, L): sums of lagged products about each window's mean, over lag 0."""
-    centred = windows - windows.mean(1, keepdims=True)
-    length = windows.shape[1]
-    spectra = np.abs(np.fft.rfft(centred, 2 * length, axis=1)) ** 2
-    products = np.fft.irfft(spectra, axis=1)[:, :length]
-    return products.sum(0) / products[:, 0].sum().clip(1e-300)
-
-
-def spectrum(windows: np.ndarray) -> np.ndarray:
-    """Mean power |sum_l x_l e^{-2 pi i k l / L}|^2 / L (L // 2 + 1,) of centred windows (N, L)."""
-    centred = windows - windows.mean(1, keepdims=True)
-    return (np.abs(np.fft.rfft(centred, axis=1)) ** 2).mean(0) / windows.shape[1]
 
 
 def _fan(axis: Any, times: Any, samples: np.ndarray) -> None:

@@ -11,13 +11,24 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import nn
 from torch.nn import functional as F
 
 from timeseries.baselines import Ridge
 from timeseries.metrics import normalized_deviation
 
-__all__ = ["TSTR", "discriminative_score", "linear_predictive_score", "train_synthetic_test_real"]
+__all__ = [
+    "TSTR",
+    "autocorrelation",
+    "autocorrelation_distance",
+    "discriminative_score",
+    "linear_predictive_score",
+    "spectrum",
+    "spectrum_distance",
+    "train_synthetic_test_real",
+    "wasserstein",
+]
 
 
 class TSTR(NamedTuple):
@@ -118,6 +129,52 @@ def discriminative_score(
     with torch.no_grad():
         right = logits(x[test]).argmax(1) == label[test]
     return abs(float(right.double().mean()) - 0.5)
+
+
+def wasserstein(real: np.ndarray, synthetic: np.ndarray, max_windows: int = 500, seed: int = 0) -> float:
+    """W2 between two samples of windows (N, L), a number: sqrt(min_pi mean_i |x_i - y_pi(i)|^2 / L), exact.
+
+    Also between two samples of one law it is above 0, by what a sample of that size differs from its law; compare with
+    the distance between two halves of the real windows.
+
+    Args:
+        real: Windows (N, L).
+        synthetic: Windows (M, L).
+        max_windows: Windows of each that are compared, equally many.
+        seed: Seed of which.
+    """
+    rng = np.random.default_rng(seed)
+    count = min(len(real), len(synthetic), max_windows)
+    x, y = (torch.as_tensor(v[rng.permutation(len(v))[:count]]).double().flatten(1) for v in (real, synthetic))
+    cost = torch.cdist(x, y).square().numpy() / x.shape[1]
+    return float(np.sqrt(cost[linear_sum_assignment(cost)].mean()))
+
+
+def autocorrelation_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
+    """Root mean square difference of the mean autocorrelations at lags 1 to L/2."""
+    lags = slice(1, real.shape[1] // 2 + 1)
+    return float(np.sqrt(np.mean((autocorrelation(real)[lags] - autocorrelation(synthetic)[lags]) ** 2)))
+
+
+def spectrum_distance(real: np.ndarray, synthetic: np.ndarray) -> float:
+    """Root mean square difference of the log mean powers (nats) at frequencies above 0."""
+    power = [np.log(spectrum(v)[1:].clip(1e-300)) for v in (real, synthetic)]
+    return float(np.sqrt(np.mean((power[0] - power[1]) ** 2)))
+
+
+def autocorrelation(windows: np.ndarray) -> np.ndarray:
+    """Mean autocorrelation (L,) of windows (N, L): sums of lagged products about each window's mean, over lag 0."""
+    centred = windows - windows.mean(1, keepdims=True)
+    length = windows.shape[1]
+    spectra = np.abs(np.fft.rfft(centred, 2 * length, axis=1)) ** 2
+    products = np.fft.irfft(spectra, axis=1)[:, :length]
+    return products.sum(0) / products[:, 0].sum().clip(1e-300)
+
+
+def spectrum(windows: np.ndarray) -> np.ndarray:
+    """Mean power |sum_l x_l e^{-2 pi i k l / L}|^2 / L (L // 2 + 1,) of centred windows (N, L)."""
+    centred = windows - windows.mean(1, keepdims=True)
+    return (np.abs(np.fft.rfft(centred, axis=1)) ** 2).mean(0) / windows.shape[1]
 
 
 def _initial(rows: int, columns: int, generator: torch.Generator) -> nn.Parameter:

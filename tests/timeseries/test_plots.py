@@ -7,14 +7,7 @@ from matplotlib.figure import Figure
 
 from timeseries.data.series import TimeSeries
 from timeseries.forecast import Forecast, Imputation
-from timeseries.plots import (
-    autocorrelation,
-    plot_calibration,
-    plot_forecast,
-    plot_imputation,
-    plot_windows,
-    spectrum,
-)
+from timeseries.plots import plot_calibration, plot_forecast, plot_imputation, plot_windows
 
 START = pd.Period("2021-01-01 00:00", "h")
 
@@ -25,21 +18,6 @@ def figures(monkeypatch):
     seen = []
     monkeypatch.setattr(Figure, "savefig", lambda self, path: (seen.append(self), path.write_bytes(b"x")))
     return seen
-
-
-def test_autocorrelation_and_spectrum_of_known_windows():
-    """A sine of k periods: power L/4 at k alone; ACF (1 - lag/L) cos(2 pi k lag/L) up to the ends; Parseval."""
-    length, k = 96, 4
-    t = np.arange(length)
-    waves = np.sin(2 * np.pi * k * t / length + np.linspace(0, 2 * np.pi, 50, endpoint=False)[:, None])
-    power = spectrum(waves)
-    assert power[k] == pytest.approx(length / 4, rel=1e-12)
-    assert np.delete(power, k).max() < 1e-12
-    expected = (1 - t / length) * np.cos(2 * np.pi * k * t / length)
-    np.testing.assert_allclose(autocorrelation(waves), expected, atol=1e-12)
-    noise = np.random.default_rng(0).normal(size=(20, 64)) + 5
-    weights = np.r_[1, np.full(31, 2), 1]
-    assert (weights * spectrum(noise)).sum() == pytest.approx((noise - noise.mean(1, keepdims=True)).var() * 64)
 
 
 def test_fan_holds_the_quantiles(figures, tmp_path):

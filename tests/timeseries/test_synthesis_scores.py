@@ -8,7 +8,16 @@ from scidiff.assets import data_folder
 from timeseries.data.datasets import load_benchmark
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.windows import WindowStore
-from timeseries.synthesis_scores import discriminative_score, linear_predictive_score, train_synthetic_test_real
+from timeseries.synthesis_scores import (
+    autocorrelation,
+    autocorrelation_distance,
+    discriminative_score,
+    linear_predictive_score,
+    spectrum,
+    spectrum_distance,
+    train_synthetic_test_real,
+    wasserstein,
+)
 
 needs_data = pytest.mark.skipif(
     data_folder() is None or not (data_folder() / "timeseries").is_dir(), reason="needs SCIDIFF_DATA"
@@ -57,3 +66,33 @@ def test_discriminator_tells_laws_apart_only_if_they_differ():
     assert discriminative_score(a, b, seed=3) == discriminative_score(a, b, seed=3)
     with pytest.raises(ValueError, match="of one length"):
         discriminative_score(a, b[:, :5])
+
+
+def test_autocorrelation_and_spectrum_of_known_windows():
+    """A sine of k periods: power L/4 at k alone; ACF (1 - lag/L) cos(2 pi k lag/L) up to the ends; Parseval."""
+    length, k = 96, 4
+    t = np.arange(length)
+    waves = np.sin(2 * np.pi * k * t / length + np.linspace(0, 2 * np.pi, 50, endpoint=False)[:, None])
+    power = spectrum(waves)
+    assert power[k] == pytest.approx(length / 4, rel=1e-12)
+    assert np.delete(power, k).max() < 1e-12
+    expected = (1 - t / length) * np.cos(2 * np.pi * k * t / length)
+    np.testing.assert_allclose(autocorrelation(waves), expected, atol=1e-12)
+    noise = np.random.default_rng(0).normal(size=(20, 64)) + 5
+    weights = np.r_[1, np.full(31, 2), 1]
+    assert (weights * spectrum(noise)).sum() == pytest.approx((noise - noise.mean(1, keepdims=True)).var() * 64)
+
+
+def test_distances_of_shifted_and_rotated_windows():
+    """A shift by c is W2 = c; noise of another colour has another spectrum: white over AR(1) by its closed form."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 16))
+    assert wasserstein(x, x[::-1] + 0.3) == pytest.approx(0.3)
+    assert wasserstein(x, np.sqrt(4) * x) == pytest.approx(np.sqrt(np.mean(x**2)), rel=0.2)
+    assert autocorrelation_distance(x, 5 * x + 2) == pytest.approx(0, abs=1e-12)
+    assert spectrum_distance(x, 3 * x + 1) == pytest.approx(2 * np.log(3))
+    alternating = np.tile([1.0, -1.0], (4, 8))
+    constant_sign = (1 - np.arange(16) / 16)[1:9]
+    mine = autocorrelation(x)[1:9]
+    wanted = np.sqrt(np.mean((mine - constant_sign * (-1.0) ** np.arange(1, 9)) ** 2))
+    assert autocorrelation_distance(x, alternating) == pytest.approx(wanted)

@@ -47,8 +47,8 @@ def read(
     frame = read_table(file)
     if frame.empty or frame.shape[1] < 2:
         raise ValueError(
-            f"{file.name!r} has {len(frame)} rows and the columns {_some(frame.columns)}: expected time stamps and at least "
-            "one column of values, separated by commas, under a line of names."
+            f"{file.name!r} has {len(frame)} rows and the columns {_some(frame.columns)}: expected time stamps and at "
+            "least one column of values, separated by commas, under a line of names."
         )
     if timestamp is None and item_id is None and "timestamp" not in frame.columns:
         timestamp = str(frame.columns[0]) if isinstance(frame.index, pd.RangeIndex) else None

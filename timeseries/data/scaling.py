@@ -1,4 +1,4 @@
-r"""Scales of windows, from what is observed of their context or of their series; and `SeriesSpec`, which says how windows are made.
+r"""Scales of windows, from what is observed of context or series; and `SeriesSpec`, which says how windows are made.
 
 * ``"mean"``: location 0, scale = sum |x| m / sum m;
 * ``"longmean"``: the same mean over the whole series (in training: over all but its held-out values), at least a
@@ -9,7 +9,8 @@ r"""Scales of windows, from what is observed of their context or of their series
 Where a rule has nothing to go by (nothing observed, or only zeros, or a constant context) the statistics of the
 training data take over, which are stored with the model: results never depend on the other windows of a batch.
 
-References: Kollovieh et al. 2023 (mean scaling); Kollovieh et al. 2025 (TSFlow, long means); Salinas et al. 2020 (DeepAR), section 3.3.
+References: Kollovieh et al. 2023 (mean scaling); Kollovieh et al. 2025 (TSFlow, long means); Salinas et al. 2020
+(DeepAR), section 3.3.
 """
 
 from __future__ import annotations
