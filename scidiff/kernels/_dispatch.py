@@ -40,7 +40,7 @@ _CPU: dict[str, tuple[str, ...]] = {
     "softmax_gather_sum": ("numba", "torch"),
     "neighbor_attention": ("dense", "torch"),
     "ponita_conv": ("numba", "torch"),
-    "gather": ("numba", "torch"),
+    "gather": ("torch", "numba"),  # on the CPU torch adds gradients in one order, and fast
     "segment_sum": ("numba", "torch"),
     "segment_mean": ("numba", "torch"),
     "segment_max": ("numba", "torch"),

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from scidiff.kernels import NeighborList, edge_geometry
+from scidiff.kernels import NeighborList, edge_geometry, gather
+from tests.scidiff.kernels.loops import normal
 
 POS = torch.tensor([[0.0, 0.0, 0.0], [3.0, 4.0, 0.0], [3.0, 4.0, 0.0]], dtype=torch.float64)
 
@@ -46,3 +47,24 @@ def test_coincident_points_have_no_gradient():
     dist.sum().backward()
     assert dist.tolist() == [0.0, 5.0]
     torch.testing.assert_close(pos.grad, torch.tensor([[-0.6, -0.8, 0.0], [0.6, 0.8, 0.0], [0.0, 0.0, 0.0]]).double())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_single(dtype):
+    """Differences of coordinates that are rounded themselves are exact; their lengths are those of float32."""
+    edges = torch.tensor([[1, 2, 0], [0, 0, 2]])
+    pos = normal(3, 3, dtype=torch.float32).to(dtype)
+    vec, dist = edge_geometry(pos, edges)
+    expected = edge_geometry(pos.float(), edges)
+    assert vec.dtype == dist.dtype == torch.float32
+    assert torch.equal(vec, expected[0])
+    assert torch.equal(dist, expected[1])
+    assert not torch.equal(dist, dist.to(dtype).float())
+
+
+def test_gather_takes_two_ends():
+    x, edges = normal(3, 2, 2), torch.tensor([[1, 2, 0], [0, 0, 2]])
+    assert torch.equal(gather(x, edges), x[edges[0]])
+    assert torch.equal(gather(x, edges, "target"), x[edges[1]])
+    with pytest.raises(ValueError, match='end must be "source" or "target"'):
+        gather(x, edges, "both")
