@@ -10,15 +10,18 @@ via the system of SDEs" (its use without and with correction).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from rdkit import Chem
 
+from graphs.data.attributes import Attributes
 from graphs.data.graph_set import GraphSet
-from graphs.data.molecules import quiet
+from graphs.data.molecules import from_smiles, quiet
+from graphs.vun import wl_hashes
 
-__all__ = ["MoleculeVerdict", "canonical", "correct", "judge", "molecule_figures"]
+__all__ = ["MoleculeVerdict", "canonical", "correct", "judge", "known_smiles", "molecule_figures"]
 
 _BONDS = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _VALENCE = {7: 3, 8: 2, 16: 2}  # atoms that take a charge when they have one bond more
@@ -93,6 +96,19 @@ def canonical(graphs: GraphSet) -> list[str | None]:
     return [verdict.raw_smiles for verdict in judge(graphs)]
 
 
+def known_smiles(smiles: Iterable[str], training: GraphSet) -> set[str]:
+    """Those of some canonical SMILES that are molecules of the training set, read through the same encoding.
+
+    Only training graphs with the skeleton and the elements of one of the molecules are decoded.
+    """
+    asked = list(smiles)
+    if not asked:
+        return set()
+    wanted = wl_hashes(_skeletons(from_smiles(asked, skip=True)))
+    rows = np.flatnonzero(np.isin(wl_hashes(_skeletons(training)), wanted))
+    return set(asked) & {text for text in canonical(training.subset(rows)) if text is not None}
+
+
 def correct(mol: Chem.RWMol) -> Chem.RWMol:
     """Lower the highest bond of an atom with too many by one (or remove it), until all valences fit."""
     mol = Chem.RWMol(mol)
@@ -105,6 +121,21 @@ def correct(mol: Chem.RWMol) -> Chem.RWMol:
         if order > 1:
             mol.AddBond(a, b, _BONDS[order - 1])
     return mol
+
+
+def _skeletons(graphs: GraphSet) -> GraphSet:
+    """Graphs with the symbols of the atoms only."""
+    names, classes, labels = graphs.attributes.node_names, graphs.attributes.node_classes, graphs.node_label
+    assert labels is not None
+    symbols = np.array([str(row[names.index("symbol")]) for row in classes])
+    known, number = np.unique(symbols, return_inverse=True)
+    return GraphSet(
+        graphs.sizes,
+        graphs.num_edges,
+        graphs.edges,
+        node_label=number[labels],
+        attributes=Attributes(node_names=("symbol",), node_classes=tuple((symbol,) for symbol in known.tolist())),
+    )
 
 
 def _parts(graphs: GraphSet, k: int) -> tuple[list[tuple[str, int | None]], list[tuple[int, int, int]]]:

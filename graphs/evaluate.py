@@ -300,22 +300,22 @@ def _random_network(ours: GraphSet, real: GraphSet, train: GraphSet | None) -> d
 
 
 def _molecules(ours: GraphSet, real: GraphSet, train: GraphSet | None) -> dict[str, float]:
-    from graphs.chemistry import canonical, judge, molecule_figures
-    from graphs.nspdk import nspdk_mmd2
+    from graphs.chemistry import judge, known_smiles, molecule_figures
+    from graphs.nspdk import nspdk_distances
 
     verdicts = judge(ours)
-    known = None if train is None else {smiles for smiles in canonical(train) if smiles is not None}
+    found = {smiles for verdict in verdicts for smiles in (verdict.raw_smiles, verdict.corrected_smiles) if smiles}
+    known = None if train is None else known_smiles(found, train)
     figures = {f"molecules {key}": value for key, value in molecule_figures(verdicts, known).items()}
-    mols = [verdict.mol for verdict in verdicts if verdict.mol is not None]
-    theirs = [verdict.mol for verdict in judge(real) if verdict.mol is not None]
-    if mols and theirs:
-        figures["NSPDK MMD^2 (valid molecules)"] = nspdk_mmd2(mols, theirs)
-    if train is not None and theirs:
+    sets = {"valid molecules": [verdict.mol for verdict in verdicts if verdict.mol is not None]}
+    if train is not None:
         some = _sample(train, 0)
         assert some is not None
-        reals = [verdict.mol for verdict in judge(some) if verdict.mol is not None]
-        figures["NSPDK MMD^2 (training floor)"] = nspdk_mmd2(reals, theirs)
-    return figures
+        sets["training floor"] = [verdict.mol for verdict in judge(some) if verdict.mol is not None]
+    theirs = [verdict.mol for verdict in judge(real) if verdict.mol is not None]
+    sets = {name: mols for name, mols in sets.items() if mols and theirs}
+    values = nspdk_distances(sets.values(), theirs) if sets else []
+    return figures | {f"NSPDK MMD^2 ({name})": value for name, value in zip(sets, values)}
 
 
 def _cell(value: float | None) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.spatial.distance import cdist
+from scipy.spatial.distance import cdist, pdist, squareform
 
 from graphs import descriptors
 from graphs.data.graph_set import GraphSet
@@ -57,20 +57,22 @@ def distances(a: np.ndarray, b: np.ndarray, descriptor: Descriptor, kernel: Kern
     """Distances (n, m) between the histograms a (n, ...) and b (m, ...), padded on the right to one width.
 
     ``"emd"``: earth mover's (Euclidean for orbits); ``"tv"``: total variation, half the L1 distance; ``"rbf"``:
-    Euclidean.
-
-    Raises:
-        ValueError: If the kernel is unknown.
+    Euclidean. If both are the same array, each pair is computed once.
     """
     if kernel not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}.")
+    is_same = a is b
     width = max(a.shape[1], b.shape[1])
     a, b = (np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in (a, b))
-    if kernel == "tv":
-        return cdist(a, b, "cityblock") / 2
+    metric, scale = "euclidean", 1.0
     if kernel == "emd" and descriptor.ordered:
-        return cdist(a.cumsum(axis=1), b.cumsum(axis=1), "cityblock") * descriptor.bin_width
-    return cdist(a, b)
+        a, b = a.cumsum(axis=1), b.cumsum(axis=1)
+        metric, scale = "cityblock", descriptor.bin_width
+    elif kernel == "tv":
+        metric, scale = "cityblock", 0.5
+    used = a.any(axis=0) | b.any(axis=0)
+    a, b = a[:, used], b[:, used]
+    return (squareform(pdist(a, metric)) if is_same and len(a) > 1 else cdist(a, b, metric)) * scale
 
 
 def mmd2(aa: np.ndarray, bb: np.ndarray, ab: np.ndarray) -> float:
@@ -87,7 +89,7 @@ def mmd2_unbiased(aa: np.ndarray, bb: np.ndarray, ab: np.ndarray) -> float:
 
 
 class Comparison:
-    """Kernel matrices of several sets under one descriptor; MMDs between any two of them, or parts of them.
+    """Kernel matrices of several sets under one descriptor, each made when it is first needed.
 
     Args:
         sets: Histograms (n, ...) by name.
@@ -96,16 +98,19 @@ class Comparison:
     """
 
     def __init__(self, sets: dict[str, np.ndarray], descriptor: Descriptor, kernel: Kernel) -> None:
-        ends = np.cumsum([0, *(len(rows) for rows in sets.values())])
-        self.rows = {name: np.arange(a, b) for name, a, b in zip(sets, ends[:-1], ends[1:])}
-        width = max(rows.shape[1] for rows in sets.values())
-        stacked = np.concatenate([np.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in sets.values()])
-        self.matrix = np.exp(-(distances(stacked, stacked, descriptor, kernel) ** 2) / (2 * descriptor.sigma**2))
+        self.sets, self.descriptor, self.kernel = sets, descriptor, kernel
+        self._matrices: dict[tuple[str, str], np.ndarray] = {}
+
+    def matrix(self, a: str, b: str) -> np.ndarray:
+        """Kernel of every graph of a with every graph of b."""
+        if (a, b) not in self._matrices:
+            found = distances(self.sets[a], self.sets[b], self.descriptor, self.kernel)
+            self._matrices[a, b] = np.exp(-(found**2) / (2 * self.descriptor.sigma**2))
+        return self._matrices[a, b]
 
     def mmd2(self, a: str, b: str, *, unbiased: bool = False) -> float:
         """MMD^2 between two sets."""
-        first, second = self.rows[a], self.rows[b]
-        blocks = [self.matrix[np.ix_(x, y)] for x, y in ((first, first), (second, second), (first, second))]
+        blocks = [self.matrix(*pair) for pair in ((a, a), (b, b), (a, b))]
         return (mmd2_unbiased if unbiased else mmd2)(*blocks)
 
     def interval(self, a: str, b: str, *, resamples: int = 1000, seed: int = 0, level: float = 0.95) -> Sequence[float]:
@@ -122,25 +127,23 @@ class Comparison:
             level: Coverage.
         """
         rng = np.random.default_rng(seed)
-        first, second = self.rows[a], self.rows[b]
-        shares = [rng.multinomial(len(x), np.full(len(x), 1 / len(x)), resamples) / len(x) for x in (first, second)]
+        counts = [len(self.sets[name]) for name in (a, b)]
+        shares = [rng.multinomial(n, np.full(n, 1 / n), resamples) / n for n in counts]
         values = np.zeros(resamples)
-        for x, w in zip((first, second), shares):
-            inside = self.matrix[np.ix_(x, x)]
-            values += np.einsum("ri,ri->r", w @ inside, w) - (1 - inside.mean()) / len(x)
-        values -= 2 * np.einsum("ri,ri->r", shares[0] @ self.matrix[np.ix_(first, second)], shares[1])
+        for name, n, w in zip((a, b), counts, shares):
+            inside = self.matrix(name, name)
+            values += np.einsum("ri,ri->r", w @ inside, w) - (1 - inside.mean()) / n
+        values -= 2 * np.einsum("ri,ri->r", shares[0] @ self.matrix(a, b), shares[1])
         tail = (1 - level) / 2
         return [max(0.0, float(v)) for v in np.quantile(values, [tail, 1 - tail])]
 
     def draws(self, a: str, b: str, size: int, *, count: int = 100, seed: int = 0) -> np.ndarray:
         """MMD^2 (count,) of ``size`` random graphs of a (without replacement while there are enough) against b."""
         rng = np.random.default_rng(seed)
-        first, second = self.rows[a], self.rows[b]
-        cross = self.matrix[np.ix_(first, second)].mean(axis=1)
-        own = self.matrix[np.ix_(first, first)]
-        rest = self.matrix[np.ix_(second, second)].mean()
+        own, cross = self.matrix(a, a), self.matrix(a, b).mean(axis=1)
+        rest = self.matrix(b, b).mean()
         found = []
         for _ in range(count):
-            chosen = rng.choice(len(first), size, replace=size > len(first))
+            chosen = rng.choice(len(own), size, replace=size > len(own))
             found.append(own[np.ix_(chosen, chosen)].mean() + rest - 2 * cross[chosen].mean())
         return np.array(found)

@@ -19,7 +19,7 @@ import numpy as np
 from rdkit import Chem
 from scipy.sparse import csr_matrix
 
-__all__ = ["Vocabulary", "nspdk_features", "nspdk_mmd2"]
+__all__ = ["Vocabulary", "nspdk_distances", "nspdk_features", "nspdk_mmd2"]
 
 _RADIUS, _DISTANCE = 4, 4
 
@@ -53,16 +53,24 @@ def nspdk_mmd2(generated: Iterable[Chem.Mol], reference: Iterable[Chem.Mol]) -> 
     Raises:
         ValueError: If one of the sets is empty.
     """
+    return nspdk_distances([generated], reference)[0]
+
+
+def nspdk_distances(sets: Iterable[Iterable[Chem.Mol]], reference: Iterable[Chem.Mol]) -> list[float]:
+    """MMD^2 of several sets against one reference, whose features are made once; see `nspdk_mmd2`.
+
+    Raises:
+        ValueError: If one of the sets is empty.
+    """
     vocabulary = Vocabulary()
     means = []
-    for mols in (generated, reference):
+    for mols in (reference, *sets):
         features = nspdk_features(mols, vocabulary)
         if not features.nnz:
-            raise ValueError("expected two sets with molecules, one is empty.")
+            raise ValueError("expected sets with molecules, one is empty.")
         means.append(np.asarray(features.mean(axis=0)).reshape(-1))
-    width = len(vocabulary)
-    a, b = (np.pad(mean, (0, width - len(mean))) for mean in means)
-    return float(((a - b) ** 2).sum())
+    real, *others = (np.pad(mean, (0, len(vocabulary) - len(mean))) for mean in means)
+    return [float(((other - real) ** 2).sum()) for other in others]
 
 
 def nspdk_features(mols: Iterable[Chem.Mol], vocabulary: Vocabulary) -> csr_matrix:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 
 import networkx as nx
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from graphs.data.graph_set import GraphSet
 from graphs.sbm import is_sbm
 
-__all__ = ["FAMILIES", "connected", "isomorphism_classes", "novel", "unique", "valid", "wl_colors"]
+__all__ = ["FAMILIES", "connected", "isomorphism_classes", "novel", "unique", "valid", "wl_colors", "wl_hashes"]
 
 _ROUNDS = 5
 
@@ -27,23 +29,23 @@ def isomorphism_classes(*sets: GraphSet, attributes: bool = True) -> list[np.nda
         sets: Sets of graphs.
         attributes: Whether node and edge classes must agree, too.
     """
-    buckets: dict[tuple[int, int, int], list[tuple[nx.Graph, int]]] = {}
-    found, count = [], 0
-    for graphs in sets:
+    keys = [_keys(graphs, attributes) for graphs in sets]
+    _, place, counts = np.unique(np.concatenate(keys), axis=0, return_inverse=True, return_counts=True)
+    numbers = place.reshape(-1).astype(np.int64)  # graphs with a key of their own need no more
+    shared = np.split(counts[numbers] > 1, np.cumsum([len(part) for part in keys])[:-1])
+    found = np.split(numbers, np.cumsum([len(part) for part in keys])[:-1])
+    buckets: dict[int, list[tuple[nx.Graph, int]]] = {}
+    more = len(counts)
+    for graphs, is_shared, own in zip(sets, shared, found):
         colors = wl_colors(graphs, attributes=attributes)
-        hashes = np.add.reduceat(_mix(colors), graphs.offsets[:-1]) if len(graphs) else np.zeros(0, dtype=np.uint64)
         edge_codes = _codes(graphs, "edge") if attributes else np.zeros(len(graphs.edges), dtype=np.uint64)
-        numbers = np.zeros(len(graphs), dtype=np.int64)
-        for k in range(len(graphs)):
-            key = (int(graphs.sizes[k]), int(graphs.num_edges[k]), int(hashes[k]))
-            own = _colored(graphs, k, colors, edge_codes)
-            known = buckets.setdefault(key, [])
-            match = next((number for other, number in known if _isomorphic(own, other)), None)
+        for k in np.flatnonzero(is_shared).tolist():
+            graph, known = _colored(graphs, k, colors, edge_codes), buckets.setdefault(int(own[k]), [])
+            match = next((number for other, number in known if _isomorphic(graph, other)), None)
             if match is None:
-                match, count = count, count + 1
-                known.append((own, match))
-            numbers[k] = match
-        found.append(numbers)
+                match, more = (own[k], more) if not known else (more, more + 1)
+                known.append((graph, match))
+            own[k] = match
     return found
 
 
@@ -82,9 +84,21 @@ def wl_colors(graphs: GraphSet, *, attributes: bool = True, rounds: int = _ROUND
     return colors
 
 
+def wl_hashes(graphs: GraphSet, *, attributes: bool = True) -> np.ndarray:
+    """One number a graph (G,) uint64, the same for isomorphic graphs, in all sets and on all machines."""
+    if not len(graphs):
+        return np.zeros(0, dtype=np.uint64)
+    return np.add.reduceat(_mix(wl_colors(graphs, attributes=attributes)), graphs.offsets[:-1])
+
+
 def connected(graphs: GraphSet) -> np.ndarray:
     """Which graphs are connected, (G,) bool."""
-    return np.array([nx.is_connected(graph) for graph in graphs.without_attributes()], dtype=bool)
+    rows = graphs.edges + graphs.offsets[:-1][graphs.edge_owner][:, None]
+    total = int(graphs.offsets[-1])
+    links = coo_matrix((np.ones(len(rows)), (rows[:, 0], rows[:, 1])), shape=(total, total))
+    _, component = connected_components(links, directed=False)
+    owner = np.repeat(np.arange(len(graphs)), graphs.sizes)
+    return np.bincount(owner[np.unique(component, return_index=True)[1]], minlength=len(graphs)) == 1
 
 
 def valid(graphs: GraphSet, family: str) -> np.ndarray:
@@ -96,6 +110,12 @@ def valid(graphs: GraphSet, family: str) -> np.ndarray:
     if family not in FAMILIES:
         raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}.")
     return np.array([FAMILIES[family](graph) for graph in graphs.without_attributes()], dtype=bool)
+
+
+def _keys(graphs: GraphSet, attributes: bool) -> np.ndarray:
+    """Nodes, edges and hash (G, 3) of every graph."""
+    counts = [graphs.sizes.astype(np.uint64), graphs.num_edges.astype(np.uint64)]
+    return np.stack([*counts, wl_hashes(graphs, attributes=attributes)], axis=1)
 
 
 def _is_planar(graph: nx.Graph) -> bool:

@@ -55,9 +55,12 @@ class EdgeTransformer(Configurable, nn.Module):
         num_heads: Attention heads.
         triangle_width: Channels of the triangle product.
         walk_length: Powers of the random-walk matrix among the structural features.
+        num_eigenvalues: Lowest positive eigenvalues of the Laplacian among the graph features, with its slow modes as
+            features of nodes and pairs (see `graphs.networks.structure`); 0 leaves the spectrum out.
 
     Raises:
-        ValueError: If ``width`` is not a multiple of ``num_heads``, or there are fewer than two edge classes.
+        ValueError: If ``width`` is not a multiple of ``num_heads``, there are fewer than two edge classes, or
+            ``num_eigenvalues`` is negative.
     """
 
     def __init__(
@@ -74,15 +77,18 @@ class EdgeTransformer(Configurable, nn.Module):
         num_heads: int = 8,
         triangle_width: int = 8,
         walk_length: int = 8,
+        num_eigenvalues: int = 0,
     ) -> None:
         super().__init__()
         if width % num_heads:
             raise ValueError(f"width must be a multiple of num_heads, got {width} and {num_heads}.")
         if edge_classes < 2:
             raise ValueError(f"edge_classes counts 'no edge' too, so it is at least 2, got {edge_classes}.")
-        self.continuous, self.walk_length = continuous, walk_length
+        if num_eigenvalues < 0:
+            raise ValueError(f"num_eigenvalues must be at least 0, got {num_eigenvalues}.")
+        self.continuous, self.walk_length, self.num_eigenvalues = continuous, walk_length, num_eigenvalues
         self.sizes = {"adj": edge_classes, "x": node_classes, "features": node_values, "edge_features": edge_values}
-        pair_structure, node_structure, graph_structure = num_features(walk_length)
+        pair_structure, node_structure, graph_structure = num_features(walk_length, num_eigenvalues)
         node_outputs, edge_outputs = node_classes + node_values, edge_classes + edge_values
         self.node_in = nn.Linear(2 * (node_outputs + edge_classes - 1 + node_structure), width)
         self.pair_in = nn.Linear(2 * (edge_outputs + pair_structure), edge_width)
@@ -134,7 +140,8 @@ class EdgeTransformer(Configurable, nn.Module):
             adj = torch.where(live[..., None], self._classes(source, "adj", state, dtype), 0)
             weight = (0.5 * (adj[..., 1:] + 1)).clamp(0, 1) if self.continuous else adj[..., 1:]
             weight = torch.where(live[..., None], weight, 0)
-            structure = describe_structure(weight.sum(-1).clamp_max(1), mask, self.walk_length)
+            total = weight.sum(-1).clamp_max(1)
+            structure = describe_structure(total, mask, self.walk_length, self.num_eigenvalues)
             own = [self._classes(source, name, state, dtype) for name in ("x", "features") if self.sizes[name]]
             nodes += [*own, weight.sum(2), structure.node]
             edges += [adj, structure.pair]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rdkit import Chem
 
-from graphs.chemistry import correct, judge, molecule_figures
+from graphs.chemistry import canonical, correct, judge, known_smiles, molecule_figures
 from graphs.data import GraphSet
 from graphs.data.attributes import Attributes
 from graphs.data.molecules import ORGANIC, from_smiles
@@ -104,6 +104,22 @@ def test_novelty_ignores_stereo_on_both_sides():
 
 def mols(smiles):
     return [Chem.MolFromSmiles(text) for text in smiles]
+
+
+@pytest.mark.parametrize("charges", [False, True])
+def test_known_molecules_are_those_of_the_whole_training_set(charges):
+    """The short way equals decoding every training graph: tautomers, bond orders, rings and charges set apart."""
+    training = from_smiles(
+        ["c1ccncc1", "C1CCNCC1", "OC=O", "CC=O", "C=CO", "C[NH3+]", "CN", "Cc1ccccc1O", "C.O", "N#CC", "C1CC1", "CCC"],
+        charges=charges,
+        elements=None if charges else ("C", "N", "O", "F"),
+    )
+    asked = ["C1=CC=NC=C1", "CCO", "C=CO", "OC=O", "Oc1ccccc1C", "O.C", "CCF", "C[NH3+]", "CC#N", "C1CCC1", "C1CCCN1"]
+    asked = [Chem.CanonSmiles(text) for text in asked]
+    expected = set(asked) & set(canonical(training))
+    assert len(expected) == (7 if charges else 6)
+    assert known_smiles(asked, training) == expected
+    assert known_smiles([], training) == set()
 
 
 def test_nspdk_is_the_mean_of_a_kernel():

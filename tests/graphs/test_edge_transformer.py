@@ -67,6 +67,7 @@ KINDS = {
     "plain": {},
     "typed": {"node_classes": 4, "edge_classes": 3, "num_labels": 2},
     "with values": {"node_classes": 3, "node_values": 2, "edge_values": 1},
+    "spectral": {"node_classes": 3, "num_eigenvalues": 3},
     "continuous": {"continuous": True},
     "continuous and typed": {"continuous": True, "node_classes": 4, "edge_classes": 3, "node_values": 1},
 }
@@ -153,7 +154,11 @@ def test_continuous_outputs_are_means_of_classes():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"width": 30, "num_heads": 4}, "multiple of num_heads"), ({"edge_classes": 1}, "at least 2")],
+    [
+        ({"width": 30, "num_heads": 4}, "multiple of num_heads"),
+        ({"edge_classes": 1}, "at least 2"),
+        ({"num_eigenvalues": -1}, "at least 0"),
+    ],
 )
 def test_wrong_sizes_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -203,6 +208,63 @@ def test_walks_are_powers_of_the_normalised_matrix():
             np.testing.assert_allclose(result.node[0, :, 1 + power], np.diag(walk), atol=1e-12)
     components = nx.number_connected_components(nx.from_numpy_array(adj[0].numpy()))
     assert result.graph[0, 2].item() == pytest.approx(np.log(components))
+
+
+SPECTRA = {
+    "random": nx.gnp_random_graph(7, 0.4, seed=1),
+    "ring": nx.cycle_graph(6),
+    "complete": nx.complete_graph(5),
+    "star": nx.star_graph(5),
+    "two rings": nx.disjoint_union(nx.cycle_graph(4), nx.cycle_graph(3)),
+    "equal parts": nx.disjoint_union(nx.path_graph(3), nx.path_graph(3)),
+    "no edge": nx.empty_graph(4),
+    "one node": nx.empty_graph(1),
+}
+
+
+def spectral_part(graph, size, num_eigenvalues=4):
+    """Features of the spectrum alone, padded with random numbers outside the mask."""
+    n = len(graph)
+    adj = torch.zeros(1, size, size, dtype=torch.float64)
+    adj[0, :n, :n] = torch.tensor(nx.to_numpy_array(graph, nodelist=range(n)))
+    mask = torch.arange(size)[None] < n
+    found, plain = (describe_structure(adj, mask, 2, k) for k in (num_eigenvalues, 0))
+    return [whole[..., own.shape[-1] :][0].numpy() for whole, own in zip(found, plain)]
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_spectrum_equals_a_sum_over_modes(name):
+    """Against numpy's decomposition, mode by mode, with a threshold for zero."""
+    graph = SPECTRA[name]
+    n = len(graph)
+    values, vectors = np.linalg.eigh(nx.laplacian_matrix(graph, nodelist=range(n)).toarray().astype(float))
+    modes = [(value, vector) for value, vector in zip(values, vectors.T) if value > 1e-8]
+    slow = np.zeros((n, n))
+    for value, vector in modes:
+        slow += n * np.exp(1 - value / modes[0][0]) * np.outer(vector, vector)
+    pair, node, whole = spectral_part(graph, n)
+    np.testing.assert_allclose(pair[..., 0], slow, atol=1e-10)
+    np.testing.assert_allclose(node[:, 0], np.diag(slow), atol=1e-10)
+    largest = max(len(part) for part in nx.connected_components(graph))
+    aside = [len(nx.node_connected_component(graph, v)) < largest for v in range(n)]
+    assert node[:, 1].tolist() == aside
+    expected = [value / n for value, _ in modes[:4]]
+    np.testing.assert_allclose(whole, expected + [2.0] * (4 - len(expected)), atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_spectrum_follows_the_nodes_where_eigenvectors_would_not(name):
+    """Rings and stars have eigenspaces of several dimensions, whose basis depends on the order of the nodes."""
+    graph = SPECTRA[name]
+    order = np.random.default_rng(0).permutation(len(graph))
+    pair, node, whole = spectral_part(graph, len(graph))
+    moved = spectral_part(nx.relabel_nodes(graph, dict(zip(order.tolist(), range(len(graph))))), len(graph) + 3)
+    n = len(graph)
+    np.testing.assert_allclose(moved[0][:n, :n], pair[np.ix_(order, order)], atol=1e-10)
+    np.testing.assert_allclose(moved[1][:n], node[order], atol=1e-10)
+    np.testing.assert_allclose(moved[2], whole, atol=1e-10)
+    assert not moved[0][n:].any()
+    assert not moved[1][n:].any()
 
 
 def test_pairs_go_forth_and_back():

@@ -4,7 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from graphs.data import as_graph_set, from_networkx
+from graphs.data import from_networkx
 from graphs.data.generators import community_fresh, erdos_renyi, grid, lobster, planar, sbm, tree
 from graphs.data.sources import load_named, split_codes
 from graphs.sbm import block_partition, sbm_verdict
@@ -92,8 +92,13 @@ def test_communities():
     graphs = community_fresh(100, seed=3)
     assert valid(graphs, "community").mean() > 0.9
     assert valid(erdos_renyi(graphs, 100), "community").mean() < 0.2
-    assert connected(graphs).all()
-    assert not connected(as_graph_set(nx.empty_graph(2))).any()
+
+
+def test_connected_graphs_are_those_of_networkx():
+    graphs = [nx.gnp_random_graph(n, 1.6 / n, seed=k) for k in range(8) for n in (1, 2, 3, 7)]
+    found = connected(from_networkx(graphs))
+    assert found.tolist() == [nx.is_connected(graph) for graph in graphs]
+    assert 0 < found.sum() < len(found)
 
 
 def test_blocks_are_found_and_the_verdict_is_the_published_one():
