@@ -7,7 +7,7 @@ import yaml
 
 import graphs
 from graphs import GraphGenerator
-from graphs.data.molecules import from_smiles
+from graphs.data.molecules import ORGANIC, from_smiles
 from scidiff.assets import data_folder
 from scidiff.cli import main
 
@@ -29,11 +29,11 @@ SMALL = {  # of the graphs, where two steps of the full size take long
 def here(tmp_path, monkeypatch):
     """A working folder with prepared molecules."""
     monkeypatch.chdir(tmp_path)
-    molecules = from_smiles(
-        ["CCO", "C#N", "FC=O", "CC(=O)N", "C1CC1O", "OC=CF", "NCC#C", "CNC"], elements=("C", "N", "O", "F")
-    )
     (tmp_path / "data").mkdir()
-    molecules.with_split([0, 0, 0, 0, 0, 1, 1, 2]).to_npz(tmp_path / "data" / "qm9_2d.npz")
+    smiles = ["CCO", "C#N", "FC=O", "CC(=O)N", "C1CC1O", "OC=CF", "NCC#C", "CNC"]
+    for name, elements in (("qm9_2d", ORGANIC[:4]), ("zinc_29k", ORGANIC)):
+        molecules = from_smiles(smiles, elements=elements).with_split([0, 0, 0, 0, 0, 1, 1, 2])
+        molecules.to_npz(tmp_path / "data" / f"{name}.npz")
     return tmp_path
 
 
