@@ -98,7 +98,8 @@ class Comparison:
     """
 
     def __init__(self, sets: dict[str, np.ndarray], descriptor: Descriptor, kernel: Kernel) -> None:
-        self.sets, self.descriptor, self.kernel = sets, descriptor, kernel
+        self.sets, self.descriptor = sets, descriptor
+        self.kernel: Kernel = kernel
         self._matrices: dict[tuple[str, str], np.ndarray] = {}
 
     def matrix(self, a: str, b: str) -> np.ndarray:
