@@ -9,14 +9,13 @@ the definitions in plain torch, ``backend="torch"``, where products are left to 
 
 from scidiff.kernels._dispatch import report, use_backend
 from scidiff.kernels.basis import BesselBasis, CosineCutoff, ExpNormBasis, GaussianBasis, PolynomialCutoff
+from scidiff.kernels.edge_network import EdgeMessages, edge_mlp
 from scidiff.kernels.full import FullGraph, full_graph
 from scidiff.kernels.geometry import edge_geometry
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
 from scidiff.kernels.memory import tune_malloc
 from scidiff.kernels.messages import (
-    EdgeMessages,
     cfconv,
-    edge_mlp,
     neighbor_attention,
     painn_message,
     ponita_conv,

@@ -25,7 +25,7 @@ from scidiff.kernels.full import FullGraph
 from scidiff.kernels.graph import NeighborList, as_neighbor_list
 from scidiff.kernels.registered import transforms_active
 
-__all__ = ["BACKENDS", "Call", "operation", "report", "transforms_active", "use_backend"]
+__all__ = ["BACKENDS", "Call", "maybe", "operation", "report", "transforms_active", "use_backend"]
 
 BACKENDS = ("auto", "triton", "numba", "chunked", "dense", "torch", "interpret")
 _GPU = {"neighbor_attention": ("dense", "triton", "torch")}  # others: triton, torch
@@ -221,6 +221,11 @@ class Call:
     def edge_result(self, w: Tensor, like: Tensor) -> Tensor:
         """Edge features as the caller expects them."""
         return (self.graph.to_user(w) if self.is_user_order else w).to(like.dtype)
+
+
+def maybe(convert: Callable[[Tensor], Tensor], x: Tensor | None) -> Tensor | None:
+    """``convert(x)``, or None for an absent argument."""
+    return None if x is None else convert(x)
 
 
 def _asked(backend: str | None) -> str:
