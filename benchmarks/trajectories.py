@@ -78,14 +78,14 @@ def _recordings() -> str | None:
 
 CASES = (
     Case(
-        "charged", _particles("charged"), 10, 400, 5, published="EGNN .186/.426, EqMotion .141/.310, GeoTDM .110/.258"
+        "charged", _particles("charged"), 10, 100, 5, published="EGNN .186/.426, EqMotion .141/.310, GeoTDM .110/.258"
     ),
     Case(
-        "gravity", _particles("gravity"), 10, 200, 5, published="EGNN .310/.709, EqMotion .302/.671, GeoTDM .256/.613"
+        "gravity", _particles("gravity"), 10, 64, 5, published="EGNN .310/.709, EqMotion .302/.671, GeoTDM .256/.613"
     ),
     Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 100, 5),
-    Case("pedestrians_hotel", _people("hotel"), 8, 1197, 20, "min_agent", "GeoTDM .13/.21, EqMotion .12/.18"),
-    Case("pedestrians_zara2", _people("zara2"), 8, 1000, 20, "min_agent", "GeoTDM .16/.30, EqMotion .13/.23"),
+    Case("pedestrians_hotel", _people("hotel"), 8, 300, 20, "min_agent", "GeoTDM .13/.21, EqMotion .12/.18"),
+    Case("pedestrians_zara2", _people("zara2"), 8, 300, 20, "min_agent", "GeoTDM .16/.30, EqMotion .13/.23"),
 )
 
 
@@ -283,11 +283,11 @@ def main() -> None:
         content["models"] = [row for case in CASES for row in _attempt(measure_model, case, few)]
     if "steps" in chosen:
         steps = STEPS[:-1] if options.quick else STEPS
-        content["steps"] = [row for case in CASES[:1] for row in _attempt(measure_steps, case, steps, few or 32)]
+        content["steps"] = [row for case in CASES[:1] for row in _attempt(measure_steps, case, steps, few or 16)]
     if "rollout" in chosen:
         length, count = (60, 2) if options.quick else (500, 4)
         content["rollout"] = _attempt(measure_molecule_rollout, CASES[2], length, count)
-        content["rollout"] += _attempt(measure_particle_rollout, CASES[0], "charged", 60, few or 32)
+        content["rollout"] += _attempt(measure_particle_rollout, CASES[0], "charged", 60, few or 16)
     print(text(content))
     if not options.quick and not options.parts:
         write_json("trajectories", content)
