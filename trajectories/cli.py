@@ -139,4 +139,6 @@ DOMAIN = Domain(
         ),
     },
     export="trajectories.commands:export",
+    demo="trajectories.commands:demo",
+    demo_checkpoint="charged",
 )

@@ -15,13 +15,13 @@ import torch
 from scidiff import checkpoint
 from scidiff.cli.errors import UserError
 from scidiff.cli.options import check_distinct, check_outputs
-from scidiff.cli.output import pairs, write
+from scidiff.cli.output import note, pairs, write
 from scidiff.files import atomic_path
 from trajectories.batch import TrajectoryBatch
 from trajectories.data import simulators
 from trajectories.io import read_trajectories, with_molecule_features
 
-__all__ = ["evaluate", "export", "prepare", "simulate"]
+__all__ = ["demo", "evaluate", "export", "prepare", "simulate"]
 
 
 def simulate(options: argparse.Namespace) -> int:
@@ -148,6 +148,33 @@ def export(module: Any, path: str | Path, *, metadata: Mapping[str, Any]) -> Non
         TrajectoryGenerator(module).save(path, metadata=metadata)
         return
     checkpoint.save(path, config=module.to_config(), tensors=checkpoint.state_of(module), metadata=metadata)
+
+
+def demo(folder: Path) -> list[Path]:
+    """Forecasts of 40 simulated systems from the packaged checkpoint: file, film, pictures, report."""
+    from trajectories.evaluate import evaluate as judged
+    from trajectories.generator import TrajectoryGenerator
+    from trajectories.plots import draw_ensemble, draw_statistics, write_gif
+
+    runs = simulators.simulate("charged", 40, num_frames=30, seed=5)
+    meta = {"kind": "charged", "seed": 5}
+    truth = TrajectoryBatch(runs.pos, runs.h, runs.edge_attr, dt=runs.dt, unit="arbitrary", meta=meta)
+    generator = TrajectoryGenerator.from_pretrained("charged")
+    future = generator.forecast(replace(truth, pos=truth.pos[:, :, :10]), 20, 5, seed=0, progress=True)
+    names = ("forecast.npz", "forecast.gif", "forecast.png", "statistics.png", "report.json")
+    paths = [folder / name for name in names]
+    future.save(paths[0])
+    write_gif(future.frames[0], paths[1], cond_frames=10)
+    draw_ensemble(future.frames[:5], paths[2], cond_frames=10, target=truth.frames[0])
+    draw_statistics(future, truth, paths[3], cond_frames=10)
+    report = judged(future, truth)
+    report.to_json(paths[4])
+    error = report.figures["ade_mean"]
+    beside = error.baselines["constant_velocity"]
+    note(
+        f"trajectories: error {error.value:.2f}, of constant velocity {beside:.2f}, at {future.meta['nfe']} evaluations."
+    )
+    return paths
 
 
 def _cut(batch: TrajectoryBatch, window: int) -> TrajectoryBatch:

@@ -199,9 +199,11 @@ def _checked(frames: np.ndarray) -> np.ndarray:
 
 
 def _prepare(axes: Axes, view: np.ndarray) -> None:
-    """The same square for all frames."""
-    half = 1.08 * max(float(np.abs(view).max()), 1e-9)
-    axes.set(xlim=(-half, half), ylim=(-half, half), xticks=[], yticks=[], aspect="equal")
+    """The same square for all frames, about the middle of what is drawn."""
+    flat = view.reshape(-1, 2)
+    low, high = flat.min(0), flat.max(0)
+    (x, y), half = (low + high) / 2, 0.55 * max(float((high - low).max()), 1e-9)
+    axes.set(xlim=(x - half, x + half), ylim=(y - half, y + half), xticks=[], yticks=[], aspect="equal")
     axes.spines[:].set_visible(False)
 
 

@@ -3,8 +3,8 @@ r"""A rolling window: forecasts of any length, one frame at a time, from a model
 Behind the last ``keep`` clean frames lie W noisy ones at the levels t_j = (j + 1) / W. A pass lowers every level by
 1 / W: the first frame becomes clean and is handed out, the window moves on, and pure noise is added at its end. Frames
 far ahead thus stay undecided until they come near. When the window moves, the mean x_r that the clean frames suggest
-moves too; the noisy frames are carried over exactly, x_t <- x_t + (1 - alpha) (x_r' - x_r), with the same data and noise
-behind them.
+moves too; the noisy frames are carried over exactly, x_t <- x_t + (1 - alpha) (x_r' - x_r), with the same data and
+noise behind them.
 
 Reference: Ruhe et al. 2024, "Rolling Diffusion Models".
 """
