@@ -151,12 +151,12 @@ def export(module: Any, path: str | Path, *, metadata: Mapping[str, Any]) -> Non
 
 
 def demo(folder: Path) -> list[Path]:
-    """Forecasts of 40 simulated systems from the packaged checkpoint: file, film, pictures, report."""
+    """Forecasts of 20 simulated systems from the packaged checkpoint: file, film, pictures, report."""
     from trajectories.evaluate import evaluate as judged
     from trajectories.generator import TrajectoryGenerator
     from trajectories.plots import draw_ensemble, draw_statistics, write_gif
 
-    runs = simulators.simulate("charged", 40, num_frames=30, seed=5)
+    runs = simulators.simulate("charged", 20, num_frames=30, seed=5)
     meta = {"kind": "charged", "seed": 5}
     truth = TrajectoryBatch(runs.pos, runs.h, runs.edge_attr, dt=runs.dt, unit="arbitrary", meta=meta)
     generator = TrajectoryGenerator.from_pretrained("charged")

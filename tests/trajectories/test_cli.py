@@ -72,3 +72,15 @@ def test_bad_input_is_one_sentence(words, text, tmp_path, monkeypatch, capsys):
     assert main(["trajectories", "simulate", *words.split()]) == 2
     assert text in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_demo(tmp_path, capfd):
+    """Forecasts of the packaged model beat constant velocity by far; every file that is listed is there."""
+    assert main(["demo", "trajectories", "--out", str(tmp_path)]) == 0
+    assert "forecast.gif" in capfd.readouterr().out
+    report = json.loads((tmp_path / "trajectories" / "report.json").read_text())
+    error = report["metrics"]["ade_mean"]
+    assert error["value"] < 0.4 * error["baselines"]["constant_velocity"]
+    for name in ("forecast.npz", "forecast.gif", "forecast.png", "statistics.png"):
+        assert (tmp_path / "trajectories" / name).stat().st_size > 5000
