@@ -80,9 +80,7 @@ CASES = (
     Case(
         "charged", _particles("charged"), 10, 100, 5, published="EGNN .186/.426, EqMotion .141/.310, GeoTDM .110/.258"
     ),
-    Case(
-        "gravity", _particles("gravity"), 10, 64, 5, published="EGNN .310/.709, EqMotion .302/.671, GeoTDM .256/.613"
-    ),
+    Case("gravity", _particles("gravity"), 10, 64, 5, published="EGNN .310/.709, EqMotion .302/.671, GeoTDM .256/.613"),
     Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 100, 5),
     Case("pedestrians_hotel", _people("hotel"), 8, 300, 20, "min_agent", "GeoTDM .13/.21, EqMotion .12/.18"),
     Case("pedestrians_zara2", _people("zara2"), 8, 300, 20, "min_agent", "GeoTDM .16/.30, EqMotion .13/.23"),

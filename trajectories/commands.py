@@ -169,11 +169,9 @@ def demo(folder: Path) -> list[Path]:
     draw_statistics(future, truth, paths[3], cond_frames=10)
     report = judged(future, truth)
     report.to_json(paths[4])
-    error = report.figures["ade_mean"]
+    error, nfe = report.figures["ade_mean"], future.meta["nfe"]
     beside = error.baselines["constant_velocity"]
-    note(
-        f"trajectories: error {error.value:.2f}, of constant velocity {beside:.2f}, at {future.meta['nfe']} evaluations."
-    )
+    note(f"trajectories: error {error.value:.2f}, of constant velocity {beside:.2f}, at {nfe} evaluations.")
     return paths
 
 
