@@ -128,7 +128,7 @@ def principal_turn(pos: np.ndarray) -> np.ndarray:
     return axes.T @ tilt.T
 
 
-def _oriented(pos: np.ndarray, finite: np.ndarray, turn: np.ndarray | None) -> np.ndarray:
+def _oriented(pos: np.ndarray, finite: np.ndarray, turn: np.ndarray | None = None) -> np.ndarray:
     """Coordinates (n, 3) centred and turned; the last component points to the viewer."""
     if not finite.any():
         return pos

@@ -5,7 +5,7 @@ Figures are built on their own canvas; matplotlib's global settings and its curr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from molecules.distributions import SetStatistics, collect
 from molecules.harmonize import harmonize
 from scidiff.files import atomic_path
 
-__all__ = ["draw_grid", "draw_grid_3d", "draw_molecule_3d", "grid_png", "plot_distributions"]
+__all__ = ["draw_grid", "draw_grid_3d", "draw_molecule_3d", "grid_png", "plot_distributions", "plot_properties"]
 
 _OURS, _THEIRS = "#d1495b", "#9aa5b1"
 _SMOOTH_LENGTH, _SMOOTH_ANGLE = 2, 20
+_BINS = 40
 
 
 def plot_distributions(
@@ -61,6 +62,52 @@ def plot_distributions(
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
     with atomic_path(path) as temporary:
         figure.savefig(temporary)
+
+
+def plot_properties(
+    generated: Mapping[str, np.ndarray],
+    reference: Mapping[str, np.ndarray],
+    path: str | Path,
+    *,
+    wishes: Mapping[str, float] | None = None,
+    dpi: int = 130,
+) -> None:
+    """Histograms of properties of generated molecules against those of the data, with the wished values as lines.
+
+    Args:
+        generated: Values by name, NaN for failures, for example ``{"logp": mols.values("logp")}``.
+        reference: Values of the data under the same names, for example ``dataset.properties``.
+        path: Output file (.png, .pdf or .svg).
+        wishes: Wished value by name.
+        dpi: Pixels per inch.
+
+    Raises:
+        ValueError: If there is no property, or the reference lacks one or knows no value of it.
+    """
+    known = {name: _finite(reference.get(name, np.zeros(0))) for name in generated}
+    if not known or not all(len(values) for values in known.values()):
+        missing = ", ".join(name for name, values in known.items() if not len(values)) or "none was given"
+        raise ValueError(f"expected properties with values of the reference, but {missing} has none.")
+    figure = Figure(figsize=(3.1 * len(known), 2.6), dpi=dpi, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = np.atleast_1d(figure.subplots(1, len(known)))
+    for axis, (name, theirs) in zip(axes, known.items()):
+        ours = _finite(generated[name])
+        edges = np.linspace(*np.percentile(np.concatenate([ours, theirs]), [0.0, 100.0]), _BINS + 1)
+        centres = (edges[:-1] + edges[1:]) / 2
+        shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in (ours, theirs)]
+        _panel(axis, name, (centres, shares[0]), (centres, shares[1]))
+        if wishes and name in wishes:
+            axis.axvline(wishes[name], color="#333333", lw=1.0, ls="--", label="wished")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    return values[np.isfinite(values)]
 
 
 class _Lengths:

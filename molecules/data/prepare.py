@@ -151,7 +151,7 @@ def load_clean(
     if not source.is_file():
         raise FileNotFoundError(f"{source} does not exist. Expected a .sdf, .xyz, .smi or .npz file.")
     suffix = Path(source.name.lower().removesuffix(".gz")).suffix
-    if suffix in (".smi", ".smiles", ".txt"):
+    if suffix in (".smi", ".smiles"):
         raw = read_smi(source)
     elif suffix == ".sdf":
         raw = read_sdf(source)

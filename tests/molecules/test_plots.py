@@ -11,7 +11,14 @@ from PIL import Image
 from molecules.chemistry import judge
 from molecules.depict import _drawable
 from molecules.molecule_list import MoleculeList
-from molecules.plots import draw_grid, draw_grid_3d, draw_molecule_3d, grid_png, plot_distributions
+from molecules.plots import (
+    draw_grid,
+    draw_grid_3d,
+    draw_molecule_3d,
+    grid_png,
+    plot_distributions,
+    plot_properties,
+)
 from tests.molecules.toys import aromatic_water, from_smiles, make, methane, packaged, two_methanes
 
 
@@ -119,3 +126,17 @@ def test_global_state_is_untouched(mols, tmp_path):
 def test_notebooks_show_a_picture(mols):
     assert mols._repr_png_()[:4] == b"\x89PNG"
     assert MoleculeList([])._repr_png_() is None
+
+
+def test_histograms_of_properties_show_both_sets_and_the_wish(tmp_path):
+    """The line of the wish stands where its value lies on the axis; failures are left out; gaps are refused."""
+    rng = np.random.default_rng(0)
+    theirs, ours = {"logp": rng.normal(0, 1, 500)}, {"logp": np.append(rng.normal(1, 0.3, 200), np.nan)}
+    plot_properties(ours, theirs, tmp_path / "with.png", wishes={"logp": 1.0})
+    plot_properties(ours, theirs, tmp_path / "without.png")
+    with_wish, without = pixels(tmp_path / "with.png"), pixels(tmp_path / "without.png")
+    assert with_wish.shape == without.shape
+    changed = np.abs(with_wish[60:260] - without[60:260]).sum((0, 2)).argmax() / with_wish.shape[1]
+    assert 0.5 < changed < 0.9  # right of the middle of an axis from about -3 to 3
+    with pytest.raises(ValueError, match="tpsa has none"):
+        plot_properties({"tpsa": np.ones(3)}, theirs, tmp_path / "no.png")
