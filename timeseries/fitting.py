@@ -21,6 +21,7 @@ TRAINING: dict[str, Any] = {
     "max_time": None,
     "batch_size": 64,
     "lr": 1e-3,
+    "state_lr": None,
     "ema": 0.999,
     "accelerator": "auto",
     "min_past": None,
@@ -66,7 +67,12 @@ def train(
     with torch.random.fork_rng(devices=[]):  # initial weights from the seed; the global generator is put back
         torch.default_generator.manual_seed(options["seed"])
         module = TimeSeriesDiffusion(
-            spec=data.spec, lr=options["lr"], ema=options["ema"], noise_seed=options["seed"], **model
+            spec=data.spec,
+            lr=options["lr"],
+            state_lr=options["state_lr"],
+            ema=options["ema"],
+            noise_seed=options["seed"],
+            **model,
         )
     with quiet_lightning():
         trainer = pl.Trainer(

@@ -240,7 +240,7 @@ def test_conditional_models_train_save_and_predict(network, base, tmp_path):
         masks=("forecast", "RM", "gaps"),
         base=base,
         network=network,
-        training={"max_steps": 2, "batch_size": 8},
+        training={"max_steps": 2, "batch_size": 8, "state_lr": 1e-4},
     ).fit(data)
     options = {"steps": 3, "solver": "euler", "grid": "uniform", "seed": 2}
     fc = m.forecast(data, 4, prediction_length=8, **options)
