@@ -22,7 +22,7 @@ def run(tmp_path, monkeypatch, capfd):
 
 @pytest.mark.slow
 def test_forecast_demand(run, tmp_path):
-    """The packaged model beats both walks on the last day (recorded: .067 beside .152), and GluonTS gets its samples."""
+    """The packaged model beats both walks on the last day (recorded .067, .152), and GluonTS gets its samples."""
     out = run("forecast_demand")
     loss = {m[1]: float(m[2]) for m in re.finditer(r"^(\w[\w ]*?)  +(\d?\.\d{5}) ", out, re.MULTILINE)}
     assert loss["model"] < 0.7 * min(loss["random walk"], loss["Gaussian random walk"])
