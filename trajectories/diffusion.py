@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from scidiff.denoiser import Denoiser
+from scidiff.interpolants import Interpolant
 from scidiff.laws import NoiseLaw
 from scidiff.losses import TimeLaw
+from scidiff.random import drawn
 from scidiff.schedule_base import Schedule
+from scidiff.schedules import expand_like
 from scidiff.training import DiffusionModule, StepLoss
+from trajectories.bases import RandomBase
 from trajectories.conditions import with_dropout
 from trajectories.informed import InformedWalk
 from trajectories.networks.egtn import EGTN
@@ -102,6 +106,8 @@ class TrajectoryDiffusion(DiffusionModule):
             (two layers of the size of the network), or a `Prior`. With an `InformedWalk`, which is fitted to the
             training data when training starts, the state is (x_0 - mean) / spread: of unit variance, whatever the
             frame, and 0 at given entries.
+            From a `trajectories.bases.RandomBase`, with an `Interpolant` as schedule and ``prediction="velocity"``, a
+            flow leads from the base to the data; the network does not see where it started.
         tasks: What is given in training; forecasts from 10 frames by default.
         schedule: Schedule of x - x_r; `VPSDE` by default, `trajectories.process.published_schedule` for the paper's. Or
             `MeanReverting`, with noise of another size: see `trajectories.process.trajectory_process`.
@@ -173,6 +179,8 @@ class TrajectoryDiffusion(DiffusionModule):
                 "noise of given entries needs a prior with an endpoint: whitened ones are 0. Use history=0."
             )
         self.scale, self.dt, self.unit = float(scale), dt, unit
+        if isinstance(self.prior, RandomBase) and (prediction != "velocity" or not isinstance(schedule, Interpolant)):
+            raise ValueError("a random base needs an Interpolant as schedule, and prediction='velocity'.")
         process = whitened_process(schedule, law) if is_whitened else trajectory_process(schedule, law)
         self.denoiser = Denoiser(network, process, prediction=prediction)
 
@@ -207,11 +215,17 @@ class TrajectoryDiffusion(DiffusionModule):
         x_0, x_1, cond = system.state(self.prior)
         t = self._times(b, f, cond[CENTRED], generator)
         cond = with_dropout(cond, self.condition_dropout, generator)
-        if x_1 is not None:
+        base = self.prior if isinstance(self.prior, RandomBase) else None
+        if base is not None:
+            xi = drawn(torch.randn, x_0.shape, generator=generator, device=x_0.device, dtype=x_0.dtype)
+            x_1 = base.draw(x_0, cond["given"], cond, xi)
+        elif x_1 is not None:
             x_0, cond = self.tasks.noised_history(process, x_0, x_1, cond, generator)
         x_t, eps = process.perturb(x_0, t, generator=generator, x_1=x_1, cond=cond)
-        prediction = self.denoiser(x_t, t, cond, x_1)
-        if self.denoiser.prediction[""] == "edm":
+        prediction = self.denoiser(x_t, t, cond, None if base is not None else x_1)
+        if base is not None:
+            error = (prediction.velocity - self._velocity(x_0, x_1, eps, t)).square().mean(-1)
+        elif self.denoiser.prediction[""] == "edm":
             error = ((prediction.x0 - x_0) * self._inverse_size(t)).square().mean(-1)
         else:
             error = (prediction.eps - eps).square().mean(-1)
@@ -222,6 +236,13 @@ class TrajectoryDiffusion(DiffusionModule):
         penalty = getattr(self.denoiser.network, "penalty", None)  # of a network that is not quite equivariant
         loss = loss if penalty is None else loss + penalty()
         return StepLoss(loss, {}, t if t.ndim == 1 else t.mean(1))
+
+    def _velocity(self, x_0: Tensor, x_1: Tensor | None, eps: Any, t: Tensor) -> Tensor:
+        """alpha' x_0 + beta' x_1 + sigma' eps of an interpolant from a random base."""
+        schedule, time = next(iter(self.denoiser.process.continuous.values())).schedule, t.double()
+        slopes = schedule.alpha_dot(time), schedule.endpoint_dot(time), schedule.sigma_dot(time)
+        a, b, c = (expand_like(slope.to(x_0.dtype), x_0) for slope in slopes)
+        return a * x_0 + b * x_1 + c * eps
 
     def _inverse_size(self, t: Tensor) -> Tensor:
         """1 / c_out = 1 / sigma of the preconditioned x0, like (B, 1, 1, 1) or (B, F, 1, 1): F is what is compared."""

@@ -17,6 +17,7 @@ from scidiff.denoiser import Denoiser
 from scidiff.likelihood import log_prob
 from scidiff.noise import NoiseSource
 from scidiff.samplers import get_solver, sample
+from trajectories.bases import RandomBase
 from trajectories.batch import TrajectoryBatch
 from trajectories.conditions import condition_values, guided
 from trajectories.diffusion import System, arranged
@@ -287,10 +288,12 @@ class TrajectoryGenerator(Pretrained):
         self._move(device)
         rows = torch.arange(len(batch)).repeat_interleave(num_samples)
         seeds = random.seed_pairs(seed, len(rows))
+        is_flow = isinstance(self.prior, RandomBase)
+        default = "heun" if is_flow and self.solver == "dpmpp_2m" else self.solver
         options = {
             "steps": steps,
-            "solver": self.solver if solver is None else solver,
-            "solver_options": {"final_denoise": True, **(solver_options or {})},
+            "solver": default if solver is None else solver,
+            "solver_options": {"final_denoise": not is_flow, **(solver_options or {})},
             "guidance": guided(guidance, guidance_scale),
             "progress": progress,
         }
@@ -325,10 +328,15 @@ class TrajectoryGenerator(Pretrained):
         system = self._arranged(batch, given)
         if condition is not None:
             system.cond["condition"] = condition.to(system.x_0)
+        if isinstance(self.prior, RandomBase) and (level is not None or history):
+            raise ValueError("models that start from a random base know neither refinement nor noisy histories.")
         state, x_1, cond = system.state(self.prior)
         first = [(s, i + (block + 1) * _WORD) for s, i in seeds]
         init, grid = self._start(state, x_1, cond, first, level, options["steps"])
         own = [(s, i + block * _WORD) for s, i in seeds]
+        if isinstance(self.prior, RandomBase):
+            xi = NoiseSource(first, len(first), device=state.device).normal(state, "base")
+            init, x_1, grid = self.prior.draw(state, cond["given"], cond, xi), None, "uniform"
         if history:
             if x_1 is None:
                 raise ValueError("models about an informed walk know no noise of given entries: use history_level=0.")

@@ -2,9 +2,17 @@
 
 import pytest
 import torch
+from torch import nn
 
+from scidiff.denoiser import Denoiser
+from scidiff.interpolants import Interpolant
 from scidiff.testing import random_rotation
 from trajectories.bases import BridgeBase, LastFrameBase, WalkBase
+from trajectories.diffusion import TrajectoryDiffusion, arranged
+from trajectories.generator import TrajectoryGenerator
+from trajectories.networks.egtn import EGTN
+from trajectories.process import trajectory_process
+from trajectories.tasks import TaskMix
 
 F64 = torch.float64
 
@@ -79,3 +87,52 @@ def test_symmetry(base, random):
     assert turned == pytest.approx(plain @ turn.T + 3.0, abs=1e-9)
     with pytest.raises(ValueError, match="scale must be positive"):
         type(base)(0.0)
+
+
+class ExactFlow(nn.Module):
+    """E[x_1 - x_0 | x_t] for x_0 ~ N(c + 0.7, 0.3^2) and x_1 ~ N(c, 0.5^2) about the last given position c."""
+
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros((), dtype=F64))
+
+    def forward(self, x_t, t, cond):
+        t = t[:, None, None, None]
+        slope = (0.25 * t - 0.09 * (1 - t)) / (0.09 * (1 - t) ** 2 + 0.25 * t**2)
+        return -0.7 + slope * (x_t - x_t[:, 1:2] - 0.7 * (1 - t))
+
+
+def test_flow_from_a_base():
+    """The exact velocity carries the base to the data; given frames stay."""
+    process = trajectory_process(Interpolant("linear", gamma="zero"))
+    model = TrajectoryGenerator(Denoiser(ExactFlow(), process, prediction="velocity"), prior=LastFrameBase(0.5))
+    count = 4000
+    observed = torch.tensor([1.0, 2.0], dtype=F64).reshape(1, 2, 1, 1).expand(count, -1, -1, -1)
+    out = model.forecast(observed, 2, steps=30, batch_size=count)
+    assert torch.equal(out.pos[:, :, :2], observed.transpose(1, 2))
+    new = out.pos[:, 0, 2:, 0]
+    assert new.mean(0) == pytest.approx(torch.full((2,), 2.7, dtype=F64), abs=4 * 0.3 / count**0.5 + 2e-3)
+    assert new.std(0) == pytest.approx(torch.full((2,), 0.3, dtype=F64), rel=4 / (2 * count) ** 0.5 + 5e-3)
+    assert float(new.T.cov()[0, 1]) == pytest.approx(0.0, abs=4 * 0.09 / count**0.5)
+    with pytest.raises(ValueError, match="neither refinement"):
+        model.refine(observed[:2], 0.3, [0])
+
+
+def test_training_towards_the_base(random):
+    """The loss is that of x_1 - x_0 at x_t = (1 - t) x_0 + t x_1, by the definition."""
+    options = {"schedule": Interpolant("linear", gamma="zero"), "prior": WalkBase(), "prediction": "velocity"}
+    model = TrajectoryDiffusion(EGTN(0, hidden=8, num_layers=1), tasks=TaskMix(cond_frames=3), **options)
+    batch = {"pos": torch.randn(4, 2, 6, 3, generator=random).cumsum(2)}
+    loss = model.training_loss(batch, torch.Generator().manual_seed(1)).loss
+    own = torch.Generator().manual_seed(1)
+    given = model.tasks.draw(4, 6, own)[..., None].expand(4, 6, 2)
+    system = arranged(batch["pos"], given, batch)
+    schedule = model.denoiser.process.continuous[""].schedule
+    t = model.time_law.sample(4, schedule, generator=own)
+    x_1 = WalkBase().draw(system.x_0, given, {}, torch.randn(system.x_0.shape, generator=own))
+    time = t[:, None, None, None]
+    x_t = torch.where(given[..., None], system.x_0, (1 - time) * system.x_0 + time * x_1)
+    error = (model.denoiser.network(x_t, t, system.cond) - (x_1 - system.x_0)).square()[:, 3:]
+    assert loss.detach() == pytest.approx(error.mean((1, 2, 3)).detach(), rel=1e-4)
+    with pytest.raises(ValueError, match="prediction='velocity'"):
+        TrajectoryDiffusion(EGTN(0, hidden=8, num_layers=1), prior=WalkBase())
