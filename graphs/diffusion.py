@@ -203,9 +203,9 @@ class GDSSDiffusion(_SpecModule):
 
     The published schedules do not reach their prior at t = 1, which is said once when training starts; sampling starts
     from the prior all the same, and the corrector has to make up for it. Where samplers depart from the published code:
-    steps of "linear" are as long as the distances of its times (there: 1/N for times that are 0.9999/(N - 1) apart, which
-    ends at t = -9e-4), and the norms of the corrector are those of each graph (``batch_norms`` of the solvers for those of
-    the batch).
+    steps of "linear" are as long as the distances of its times (there: 1/N for times that are 0.9999/(N - 1) apart,
+    which ends at t = -9e-4), and the norms of the corrector are those of each graph (``batch_norms`` of the solvers
+    for those of the batch).
 
     Args:
         network: Only its arguments are used: the number of features comes from the data. `GDSSNetwork` by default.

@@ -78,8 +78,10 @@ def test_layer_is_the_network_in_every_frame(generator):
     out = layer(h, pos, edges, None, v)
     one = layer.network(layer.norm(h[1, 2])[None], pos[1, 2][None], edge_attr=edges[1][None], v=v[1, 2][None])
     assert out.h[1, 2] == pytest.approx(h[1, 2] + one.h[0], abs=1e-9)
-    assert out.pos[1, 2] == pytest.approx(pos[1, 2] + 0.1 * one.v[0, :, 0], abs=1e-9)
-    assert out.v[1, 2] == pytest.approx(v[1, 2] + 0.1 * one.v[0, :, 1:], abs=1e-9)
+    gain = layer.scale[:, None]  # starts as 0.1 in single precision
+    assert layer.scale == pytest.approx(torch.full((3,), 0.1, dtype=F64), abs=1e-8)
+    assert out.pos[1, 2] == pytest.approx(pos[1, 2] + gain[0] * one.v[0, :, 0], abs=1e-9)
+    assert out.v[1, 2] == pytest.approx(v[1, 2] + gain[1:] * one.v[0, :, 1:], abs=1e-9)
 
 
 @torch.no_grad()
