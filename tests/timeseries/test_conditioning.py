@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from scidiff.configurable import Configurable, build
+from tests.samples import ToyNetwork
 from tests.timeseries.models import kernel, seasonal_data
 from timeseries import DiffusionForecaster
 from timeseries.bases import GPBase, SeasonalBase
@@ -17,7 +18,7 @@ from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import as_series
 from timeseries.data.windows import Windows
 from timeseries.diffusion import TimeSeriesDiffusion, make_denoiser
-from timeseries.networks import S4Backbone, WienerNetwork, WindowMLP
+from timeseries.networks import S4Backbone, WindowMLP
 from timeseries.priors import kernel_matrix
 
 SMALL = {"width": 8, "num_layers": 2, "state_size": 4, "step_size": 8}
@@ -285,7 +286,7 @@ def test_wrong_use_is_refused():
     with pytest.raises(ValueError, match="conditional=True"):
         TimeSeriesDiffusion(base=SeasonalBase())
     with pytest.raises(ValueError, match="a network with features"):
-        TimeSeriesDiffusion(WienerNetwork(), spec=spec(), conditional=True)
+        TimeSeriesDiffusion(ToyNetwork(), spec=spec(), conditional=True)
     with pytest.raises(ValueError, match="needs features"):
         S4Backbone(features=3, **SMALL)(torch.zeros(1, 4, 1, 1), torch.zeros(1), {})
     assert math.isfinite(float(GPBase().mean(torch.zeros(1, 4, 1), torch.zeros(1, 4, 1, dtype=torch.bool)).sum()))
