@@ -237,7 +237,7 @@ class TrajectoryDiffusion(DiffusionModule):
         loss = loss if penalty is None else loss + penalty()
         return StepLoss(loss, {}, t if t.ndim == 1 else t.mean(1))
 
-    def _velocity(self, x_0: Tensor, x_1: Tensor | None, eps: Any, t: Tensor) -> Tensor:
+    def _velocity(self, x_0: Tensor, x_1: Any, eps: Any, t: Tensor) -> Tensor:
         """alpha' x_0 + beta' x_1 + sigma' eps of an interpolant from a random base."""
         schedule, time = next(iter(self.denoiser.process.continuous.values())).schedule, t.double()
         slopes = schedule.alpha_dot(time), schedule.endpoint_dot(time), schedule.sigma_dot(time)
