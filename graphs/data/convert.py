@@ -130,14 +130,15 @@ def from_pyg(
     edge_attributes: Sequence[str] | None = None,
 ) -> GraphSet:
     """Flat arrays of PyTorch Geometric graphs: ``x`` is the node attribute, ``edge_attr`` the edge attribute, ``y`` the
-    label if it holds one class a graph.
+    label if it holds one class a graph. Classes beside real features, which `to_pyg` calls ``node_label`` and
+    ``edge_label``, are read, too.
 
     Args:
         graphs: ``Data`` objects whose ``edge_index`` holds both directions of each edge.
         symmetrize: Accept edges given in one direction.
         remove_self_loops: Leave self-loops out.
-        node_attributes: None, or a list that may hold ``"x"``.
-        edge_attributes: None, or a list that may hold ``"edge_attr"``.
+        node_attributes: None, or a list that may hold ``"x"`` and ``"node_label"``.
+        edge_attributes: None, or a list that may hold ``"edge_attr"`` and ``"edge_label"``.
 
     Raises:
         ValueError: As for `from_networkx`.
@@ -147,9 +148,16 @@ def from_pyg(
     parts = [_pyg_edges(data, k, symmetrize, remove_self_loops) for k, data in enumerate(graphs)]
     use_x = node_attributes is None or "x" in node_attributes
     use_edge = edge_attributes is None or "edge_attr" in edge_attributes
-    nodes = encode(_pyg_column([data.get("x") for data in graphs], "x", use_x), "node")
+    node_columns = _pyg_column([data.get("x") for data in graphs], "x", use_x)
     chosen = [None if data.get("edge_attr") is None else data.edge_attr[row] for data, (_, row) in zip(graphs, parts)]
-    edges = encode(_pyg_column(chosen, "edge_attr", use_edge), "edge")
+    edge_columns = _pyg_column(chosen, "edge_attr", use_edge)
+    if node_attributes is None or "node_label" in node_attributes:
+        rows = [np.arange(data.num_nodes) for data in graphs]
+        node_columns |= _pyg_classes(graphs, "node_label", rows, [len(own) for own in rows])
+    if edge_attributes is None or "edge_label" in edge_attributes:
+        counts = [0 if data.edge_index is None else data.edge_index.shape[1] for data in graphs]
+        edge_columns |= _pyg_classes(graphs, "edge_label", [row for _, row in parts], counts)
+    nodes, edges = encode(node_columns, "node"), encode(edge_columns, "edge")
     labels = [_scalar(data.get("y")) for data in graphs]
     name, classes, index = _labels(labels, "y")
     return GraphSet(
@@ -184,8 +192,9 @@ def to_pyg(graphs: GraphSet) -> list[Any]:
         edges = slice(graphs.edge_offsets[k], graphs.edge_offsets[k + 1])
         pairs = torch.from_numpy(graphs.edges[edges]).t()
         data = Data(edge_index=torch.cat([pairs, pairs.flip(0)], dim=1), num_nodes=int(graphs.sizes[k]))
-        node = _tensor(attributes.node_names, attributes.node_classes, _part(graphs.node_label, nodes), 0, "x")
-        edge = _tensor(attributes.edge_names, attributes.edge_classes, _part(graphs.edge_label, edges), 1, "edge_attr")
+        own = ("x" if graphs.x is None else "node_label", "edge_attr" if graphs.edge_x is None else "edge_label")
+        node = _tensor(attributes.node_names, attributes.node_classes, _part(graphs.node_label, nodes), 0, own[0])
+        edge = _tensor(attributes.edge_names, attributes.edge_classes, _part(graphs.edge_label, edges), 1, own[1])
         x = None if graphs.x is None else _features(attributes.node_features, graphs.x[nodes], "x")
         edge_x = None if graphs.edge_x is None else _features(attributes.edge_features, graphs.edge_x[edges], "edge")
         data.x, data.edge_attr = (x if node is None else node), _both(edge_x if edge is None else edge)
@@ -266,6 +275,16 @@ def _pyg_column(values: list[Any], name: str, use: bool) -> dict[str, np.ndarray
     if column.ndim > 2:
         raise ValueError(f"{name} must have shape (rows,) or (rows, features), got {column.shape}.")
     return {name: column}
+
+
+def _pyg_classes(
+    graphs: Sequence[Any], name: str, rows: Sequence[np.ndarray], counts: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Some rows of whole numbers; nothing if a graph has none or another number of them, as in link prediction."""
+    values = [data.get(name) for data in graphs]
+    if any(v is None or v.ndim != 1 or len(v) != n or v.is_floating_point() for v, n in zip(values, counts)):
+        return {}
+    return {name: np.concatenate([value.cpu().numpy()[row] for value, row in zip(values, rows)])}
 
 
 def _labels(values: list[Any], name: str) -> tuple[str, tuple, np.ndarray | None]:

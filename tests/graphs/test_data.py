@@ -117,6 +117,15 @@ def test_pyg_round_trip():
     real = [Data(x=torch.randn(4, 2, generator=generator), edge_index=torch.tensor([[0, 1], [1, 0]])) for _ in range(3)]
     graphs = as_graph_set(real)
     assert all(torch.allclose(a.x, b.x) for a, b in zip(real, to_pyg(graphs)))
+    for k, graph in enumerate(real):  # classes beside real features; targets of link prediction are no classes
+        graph.edge_attr = torch.randn(1, generator=generator).expand(2)
+        graph.node_label, graph.edge_label = torch.tensor([3, 5, 5, 3 + k]), torch.tensor([k, k])
+    for old, new in zip(real, to_pyg(as_graph_set(real))):
+        assert torch.equal(old.node_label, new.node_label)
+        assert torch.equal(old.edge_label, new.edge_label)
+        assert torch.allclose(old.edge_attr, new.edge_attr)
+    real[1].edge_label = torch.zeros(7)
+    assert as_graph_set(real).attributes.edge_names == ()
 
 
 def with_node(graph, **attributes):
