@@ -32,7 +32,7 @@ _PAGE = """MMD^2 (V-statistic, EMD kernels) against the test set. Groups have as
 ± is the half width of the 95 % interval over groups (Student t), absent for one group. Shares are over all graphs
 (95 % interval, Wilson). Copies are isomorphic to a training graph. Seconds are processor time a graph on one thread.
 "Training draws" are as many random training graphs: a perfect sampler of the training law cannot do better on average.
-The GDSS model is trained by its published configuration, cut at {gdss_steps} of 5,000 updates. {processor}, torch
+The GDSS model is trained by its published configuration ({gdss_steps} updates, one training seed). {processor}, torch
 {torch}, {date}. Run `python -m benchmarks.graphs models`; figures in `results/graphs_models.json`.
 
 """
@@ -173,7 +173,7 @@ def text(content: dict[str, Any]) -> str:
                 f"{row['seconds_per_graph']:.3f}",
             ]
         )
-        key = (row["checkpoint"].removeprefix("gdss_"), row["size"])
+        key = (row["checkpoint"].split(" ")[0].removeprefix("gdss_"), row["size"])
         if key not in shown:
             shown.add(key)
             draws = [f"{f['training_draws'][0]:.4f}" for f in figures]
