@@ -93,7 +93,8 @@ def plot_properties(
     axes = np.atleast_1d(figure.subplots(1, len(known)))
     for axis, (name, theirs) in zip(axes, known.items()):
         ours = _finite(generated[name])
-        edges = np.linspace(*np.percentile(np.concatenate([ours, theirs]), [0.0, 100.0]), _BINS + 1)
+        both = np.concatenate([ours, theirs])
+        edges = np.linspace(both.min(), both.max(), _BINS + 1)
         centres = (edges[:-1] + edges[1:]) / 2
         shares = [np.histogram(values, edges)[0] / max(len(values), 1) for values in (ours, theirs)]
         _panel(axis, name, (centres, shares[0]), (centres, shares[1]))
