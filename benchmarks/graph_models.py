@@ -54,7 +54,8 @@ RUNS = (
     *(Run("community_small", "community_small", 10, 20, {"steps": steps}) for steps in (15, 31, 63)),
     Run("gdss_community_small", "community_small", 3, 20),
     Run("gdss_community_small", "community_small", 3, 20, _S4),
-    *(Run("community_fresh", "community_fresh", 1, 512, {"steps": steps}) for steps in (31, 63)),
+    Run("community_fresh", "community_fresh", 1, 512, {"steps": 31}),
+    Run("community_fresh", "community_fresh", 3, 512, {"steps": 63}),
     *(Run("ego_small", "ego_small", 1, 1000, {"steps": steps}) for steps in (31, 63)),
 )
 
