@@ -73,7 +73,7 @@ def test_windows_of_files_do_not_overlap():
     task = rolling_task(series, 4, 3)
     assert [len(s) for s in task.inputs] == [8, 8, 12, 12, 16, 16]
     np.testing.assert_array_equal(task.target[::2].ravel(), series[0].values[8:])
-    with pytest.raises(ValueError, match="'w0' has 20 values; 5 windows of 4 steps need more"):
+    with pytest.raises(ValueError, match="'w0' has 20 values; 5 windows of 4 steps and a value before them need more"):
         rolling_task(series, 4, 5)
 
 

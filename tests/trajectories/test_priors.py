@@ -82,7 +82,7 @@ def test_learned_weights(generator):
     mean = prior(pos, given, cond)
     seen = pos[:, :3]
     known = frames_given(0, 1, 2, f=3)
-    features = torch.cat([net._nodes(seen, short), *net._conditions(seen, torch.zeros(1, dtype=F64), known)], -1)
+    features = torch.cat([net._nodes(seen, short), *net._conditions(seen, torch.zeros(1, dtype=F64), known, {})], -1)
     out = net.layers(net.embedding(features), seen, short)
     w = out.h.mean(-1)[0]
     for f in range(5):

@@ -132,7 +132,7 @@ def from_long(
     found = []
     for name, rows in zip(names, np.split(order, ends[:-1])):
         (series,) = _series(renamed.iloc[rows], str(name), freq, columns, rows, is_list=not isinstance(target, str))
-        if not np.isfinite(series.values).any():
+        if np.isnan(series.values).all():
             raise ValueError(f"series {str(name)!r} holds no number: drop its rows.")
         found.append(series)
     return found
@@ -144,7 +144,7 @@ def from_wide(frame: pd.DataFrame, freq: str | None = None) -> list[TimeSeries]:
     found = []
     for column in frame.columns:
         (series,) = _series(table[["timestamp", column]], str(column), freq, [column], np.arange(len(table)))
-        known = np.flatnonzero(np.isfinite(series.values))
+        known = np.flatnonzero(~np.isnan(series.values))
         if not len(known):
             raise ValueError(f"column {column!r} holds no number: drop it, or name the columns by target.")
         first, last = known[0], known[-1] + 1
