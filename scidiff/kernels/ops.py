@@ -13,7 +13,6 @@ inputs of one floating dtype (float32 or float64; bfloat16 and float16 for node 
 has one owner and sums run over ascending edges. Vectors are (N, 3, F). In the module named in front:
 
     gms        gms(x (N,F), w (E,F), source, ptr, edge=None) -> (N,F)               sum_e x_source w_e
-               gms_backward(g, x, w, t_target, t_ptr, t_edge=None) -> dx, dw           (numba only)
                edge_product(g (N,F), x (N,F), source, target) -> (E,F)              g_target x_source
                weighted_sum(x (N,F), a (E,H), source, ptr, edge=None) -> (N,F)
                edge_dot(a (N,F), b (N,F), source, target, heads) -> (E,H)           a_target . b_source
@@ -50,7 +49,6 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from scidiff.kernels import ref
@@ -60,7 +58,6 @@ __all__ = ["GRAPH", "body_function", "contiguous", "edge_dot", "edge_product", "
 
 _MODULES = {
     "gms": "gms",
-    "gms_backward": "gms",
     "edge_product": "gms",
     "weighted_sum": "gms",
     "edge_dot": "gms",
@@ -81,9 +78,6 @@ _MODULES = {
     "segment_softmax": "segment",
     "segment_softmax_backward": "segment",
 }
-_IN_ONE_PASS = ("numba",)
-"""Bodies that have ``gms_backward``; others make its parts, `gms` on the transpose and `edge_product`."""
-
 _PACKAGES = {"numba": "cpu_numba", "triton": "triton", "interpret": "triton"}
 GRAPH = "Tensor source, Tensor ptr, Tensor target, Tensor? t_ptr, Tensor? t_target, Tensor? t_edge"
 _loaded: dict[tuple[str, str], Callable[..., Any]] = {}
@@ -123,19 +117,6 @@ def gms(x, w, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  
 @gms.register_fake
 def _(x, w, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # type: ignore
     return x.new_empty((ptr.shape[0] - 1, x.shape[1]))
-
-
-@registered("gms_backward", f"(Tensor g, Tensor x, Tensor w, {GRAPH}, bool transposed, str body) -> (Tensor, Tensor)")
-def gms_backward(g, x, w, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # type: ignore
-    """dx and dw of `gms`, for a backward pass that is not differentiated."""
-    run = body_function(body, "gms_backward")
-    g, x, w = contiguous(g, x, w)
-    return run(g, x, w, source, ptr) if transposed else run(g, x, w, t_target, t_ptr, t_edge)
-
-
-@gms_backward.register_fake
-def _(g, x, w, *rest):  # type: ignore
-    return x.new_empty(x.shape), w.new_empty(w.shape)
 
 
 @registered("edge_product", f"(Tensor g, Tensor x, {GRAPH}, str body) -> Tensor")
@@ -209,8 +190,6 @@ def _gms_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, w, *graph = ctx.saved_tensors
     transposed, body = ctx.options
     need_x, need_w = ctx.needs_input_grad[:2]
-    if need_x and need_w and body in _IN_ONE_PASS and not (torch.is_grad_enabled() or transforms_active()):
-        return *gms_backward(g, x, w, *graph, transposed, body), *[None] * 8
     ends = (x, g) if transposed else (g, x)
     dx = _sum(g, w, graph, not transposed, body) if need_x else None
     dw = _product(*ends, graph, body) if need_w else None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, part_count, part_rows
 
-__all__ = ["edge_dot", "edge_product", "gms", "gms_backward", "weighted_sum"]
+__all__ = ["edge_dot", "edge_product", "gms", "weighted_sum"]
 
 
 def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None = None) -> Tensor:
@@ -26,21 +26,6 @@ def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None =
     else:
         launch(_gms_edge_all, _gms_edge_parallel, work, *arrays, edge.numpy(), out.numpy(), part_count(work))
     return out
-
-
-def gms_backward(
-    g: Tensor, x: Tensor, w: Tensor, t_target: Tensor, t_ptr: Tensor, t_edge: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """dx and dw of `gms` in one pass over the transpose, which reads the rows of g once for both."""
-    dx, dw = torch.empty_like(x), torch.empty_like(w)
-    work = 2.0 * w.numel()
-    arrays = tuple(t.numpy() for t in (g, x, w, t_target, t_ptr))
-    results = dx.numpy(), dw.numpy(), part_count(work)
-    if t_edge is None:
-        launch(_gms_back_all, _gms_back_parallel, work, *arrays, *results)
-    else:
-        launch(_gms_back_edge_all, _gms_back_edge_parallel, work, *arrays, t_edge.numpy(), *results)
-    return dx, dw
 
 
 def edge_product(g: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -126,53 +111,6 @@ def _gms_edge_all(x, w, source, ptr, edge, out, parts):  # type: ignore
 def _gms_edge_parallel(x, w, source, ptr, edge, out, parts):  # type: ignore
     for p in prange(parts):
         _gms_edge_rows(x, w, source, ptr, edge, out, *part_rows(ptr, p, parts))
-
-
-@compiled(fastmath=SUMS)
-def _gms_back_row(gi, xj, we, dxj, dwe):  # type: ignore
-    for f in range(gi.shape[0]):
-        dxj[f] += gi[f] * we[f]
-    for f in range(gi.shape[0]):
-        dwe[f] = gi[f] * xj[f]
-
-
-@compiled(fastmath=SUMS)
-def _gms_back_rows(g, x, w, t_target, t_ptr, dx, dw, first, last):  # type: ignore
-    for j in range(first, last):
-        dx[j] = 0
-        for k in range(t_ptr[j], t_ptr[j + 1]):
-            _gms_back_row(g[t_target[k]], x[j], w[k], dx[j], dw[k])
-
-
-@compiled(fastmath=SUMS)
-def _gms_back_all(g, x, w, t_target, t_ptr, dx, dw, parts):  # type: ignore
-    _gms_back_rows(g, x, w, t_target, t_ptr, dx, dw, 0, t_ptr.shape[0] - 1)
-
-
-@compiled(fastmath=SUMS, parallel=True)
-def _gms_back_parallel(g, x, w, t_target, t_ptr, dx, dw, parts):  # type: ignore
-    for p in prange(parts):
-        _gms_back_rows(g, x, w, t_target, t_ptr, dx, dw, *part_rows(t_ptr, p, parts))
-
-
-@compiled(fastmath=SUMS)
-def _gms_back_edge_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, first, last):  # type: ignore
-    for j in range(first, last):
-        dx[j] = 0
-        for k in range(t_ptr[j], t_ptr[j + 1]):
-            e = t_edge[k]
-            _gms_back_row(g[t_target[k]], x[j], w[e], dx[j], dw[e])
-
-
-@compiled(fastmath=SUMS)
-def _gms_back_edge_all(g, x, w, t_target, t_ptr, t_edge, dx, dw, parts):  # type: ignore
-    _gms_back_edge_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, 0, t_ptr.shape[0] - 1)
-
-
-@compiled(fastmath=SUMS, parallel=True)
-def _gms_back_edge_parallel(g, x, w, t_target, t_ptr, t_edge, dx, dw, parts):  # type: ignore
-    for p in prange(parts):
-        _gms_back_edge_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, *part_rows(t_ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)

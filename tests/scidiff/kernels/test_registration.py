@@ -11,7 +11,6 @@ from tests.scidiff.kernels.test_ops import BODIES, gradients, inputs
 REGISTERED = {
     *(
         "gms",
-        "gms_backward",
         "edge_product",
         "weighted_sum",
         "edge_dot",
