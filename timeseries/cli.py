@@ -84,7 +84,7 @@ def _refine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", required=True, metavar="FILE|NAME", help=text)
     add_options(parser, "checkpoint", "num_samples", "seed", "device", checkpoint=..., num_samples=100)
     parser.add_argument("--iterations", type=positive_int, default=20, metavar="N", help="gradient steps")
-    parser.add_argument("--step-size", type=float, default=0.1, metavar="ETA", help="their size; smaller moves less")
+    parser.add_argument("--step-size", type=float, default=0.01, metavar="ETA", help="their size; smaller moves less")
     parser.add_argument("--sampler", choices=("langevin", "sgd"), default="langevin", help="with or without noise")
     parser.add_argument("--levels", type=_levels, default="0.1,0.5,0.9", metavar="Q,Q", help="quantile levels")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw fan charts of the first series")
