@@ -128,6 +128,12 @@ class MoleculeDiffusion(DiffusionModule):
         if config is not None and self.spec is not None:
             _check_vocabulary(build(config), self.spec)
 
+    def check_start(self, config: Mapping[str, Any]) -> None:
+        """Refuse to start from weights of another vocabulary, see `scidiff.warm_start.WarmStart`."""
+        spec = config.get("init_args", {}).get("spec")
+        if spec is not None and self.spec is not None:
+            _check_classes(build(spec), self.spec)
+
     def prepare(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], None, dict[str, Any]]:
         """State in the units of the recipe, no endpoint, and ``cond``: node mask, normalised properties."""
         assert self.spec is not None
@@ -189,12 +195,16 @@ def drop_properties(values: Tensor, dropout: float, generator: torch.Generator |
     return torch.where(is_shown, values, torch.nan)
 
 
-def _check_vocabulary(model: MoleculeSpec, data: MoleculeSpec) -> None:
+def _check_classes(model: MoleculeSpec, data: MoleculeSpec) -> None:
     if not model.has_vocabulary_of(data):
         raise ValueError(
             f"the model was built for {model}, but the data is {data}: elements, charges, hydrogens and bond classes "
             "must be the same. Prepare the data with the elements of the model, or train a new one."
         )
+
+
+def _check_vocabulary(model: MoleculeSpec, data: MoleculeSpec) -> None:
+    _check_classes(model, data)
     if list(model.properties) != list(data.properties):
         raise ValueError(
             f"the model is conditioned on {list(model.properties)}, but the data has {list(data.properties)}: name the "

@@ -79,12 +79,20 @@ class PairFormer(Configurable, nn.Module):
         self.property = _mlp(2 * num_properties, width) if num_properties else None
         self.fixed = nn.Embedding(2, width) if fixed else None
         self.fixed_pair = nn.Embedding(2, pair_width) if fixed else None
+        self._silence_conditions()
         self.distances = _Distances(num_rbf)
         self.pair_in = nn.Linear(2 * num_rbf, pair_width)
         self.blocks = nn.ModuleList(_Block(width, pair_width, num_heads, num_rbf) for _ in range(num_layers))
         self.node_head = _head(width, atom_classes + charge_classes)
         self.pair_node = nn.Linear(width, pair_width)
         self.pair_head = _head(pair_width, bond_classes)
+
+    def _silence_conditions(self) -> None:
+        """Properties and marks of fixed atoms have no effect at first: a trained network without them can start one."""
+        for module in (self.fixed, self.fixed_pair, None if self.property is None else self.property[-1]):
+            if module is not None:
+                for parameter in module.parameters():
+                    nn.init.zeros_(parameter)
 
     def forward(self, state: Mapping[str, Tensor], t: Tensor, cond: Mapping[str, Any]) -> dict[str, Tensor]:
         """See the class."""

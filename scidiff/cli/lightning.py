@@ -28,6 +28,7 @@ from scidiff.cli.options import check_outputs
 from scidiff.cli.output import note, pairs, write
 from scidiff.files import atomic_path
 from scidiff.kernels.memory import tune_malloc
+from scidiff.warm_start import WarmStart
 
 __all__ = ["DomainCLI", "build_cli", "run_lightning"]
 
@@ -57,18 +58,21 @@ def run_lightning(domain: Domain, verb: str, arguments: list[str]) -> int:
     ckpt = _as_path(cli.config.get("ckpt_path"))
     if ckpt is not None and not ckpt.is_file():
         raise UserError(f"no Lightning checkpoint at {str(ckpt)!r}.")
+    start = None if ckpt is not None else cli.config.get("init_from")  # a resumed run has its own weights
     if verb == "fit":
-        _fit(domain, cli, ckpt, out)
+        _fit(domain, cli, ckpt, out, None if not start else WarmStart(start, domain.name))
     else:
         _evaluate(verb, cli, ckpt, out)
     return 0
 
 
 class DomainCLI(LightningCLI):
-    """LightningCLI without subcommands, with ``--ckpt_path`` and ``--out``."""
+    """LightningCLI without subcommands, with ``--ckpt_path``, ``--init_from`` and ``--out``."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="Lightning .ckpt to resume or evaluate.")
+        text = "Checkpoint (.safetensors, or a packaged name) whose weights a new 'fit' starts from."
+        parser.add_argument("--init_from", type=str | None, default=None, help=text)
         text = "User checkpoint (.safetensors) of 'fit', or metrics (.json) of 'validate' and 'test'."
         parser.add_argument("--out", type=str | None, default=None, help=text)
 
@@ -107,12 +111,16 @@ def build_cli(domain: Domain, verb: str, arguments: list[str]) -> DomainCLI:
         raise UserError(_sentence(str(error), domain, verb)) from error
 
 
-def _fit(domain: Domain, cli: DomainCLI, ckpt: Path | None, out: Path | None) -> None:
+def _fit(domain: Domain, cli: DomainCLI, ckpt: Path | None, out: Path | None, warm: WarmStart | None) -> None:
+    if warm is not None:
+        cli.trainer.callbacks.append(warm)  # type: ignore[attr-defined]
     start = time.perf_counter()
     with redirect_stdout(sys.stderr):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=ckpt, weights_only=True if ckpt else None)
     metrics = _metrics(cli.trainer.callback_metrics)
     facts: dict[str, Any] = {"steps": cli.trainer.global_step, "minutes": round((time.perf_counter() - start) / 60, 2)}
+    if warm is not None:
+        facts["weights taken"] = f"{len(warm.copied)} of {len(warm.copied) + len(warm.fresh)} from {warm.path}"
     folder = Path(cli.trainer.log_dir or cli.trainer.default_root_dir)
     best = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
     if best:
@@ -120,6 +128,8 @@ def _fit(domain: Domain, cli: DomainCLI, ckpt: Path | None, out: Path | None) ->
     if domain.export is not None and cli.trainer.is_global_zero:
         path = out or folder / "model.safetensors"
         provenance = {"command": f"scidiff {domain.name} fit", "steps": cli.trainer.global_step}
+        if warm is not None:
+            provenance["init_from"] = warm.path.stem
         load_target(domain.export)(cli.model, path, metadata={"metrics": metrics, "provenance": provenance})
         facts["checkpoint"] = str(path)
     if cli.trainer.is_global_zero:

@@ -212,6 +212,7 @@ def test_overview_lists_domains_and_commands(run):
         (["toydomain", "fit", "-c", "tiny", "--nonsense", "3"], "nonsense"),
         (["toydomain", "fit"], "model"),
         (["toydomain", "fit", "-c", "tiny", "--out", "a.pt"], "must end in .safetensors"),
+        (["toydomain", "fit", "-c", "tiny", "--init_from", "none"], "no checkpoint 'none'"),
         (["toydomain", "test", "-c", "tiny", "--ckpt_path", "no.ckpt"], "no Lightning checkpoint at 'no.ckpt'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -367,6 +368,23 @@ def test_fit_then_test_through_lightning(run, tmp_path):
     )
     assert resumed.status == 0, resumed.err
     assert load(tmp_path / "b.safetensors").metadata["provenance"]["steps"] == 6
+
+
+def test_fit_starts_from_the_weights_of_a_checkpoint(run, tmp_path):
+    """No step after the start: the new checkpoint has the weights of the old one, and says where they are from."""
+    first = run("toydomain", "fit", "-c", "tiny", "--out", "first.safetensors")
+    assert first.status == 0, first.err
+    words = ["--init_from", "first.safetensors", "--trainer.max_steps", "0", "--seed_everything", "5"]
+    again = run("toydomain", "fit", "-c", "tiny", *words, "--out", "again.safetensors")
+    assert again.status == 0, again.err
+    old, new = (load(tmp_path / f"{name}.safetensors") for name in ("first", "again"))
+    assert old.tensors.keys() == new.tensors.keys()
+    assert all(torch.equal(value, new.tensors[name]) for name, value in old.tensors.items())
+    assert new.metadata["provenance"]["init_from"] == "first"
+    fresh = run("toydomain", "fit", "-c", "tiny", *words[2:], "--out", "fresh.safetensors")
+    assert fresh.status == 0, fresh.err
+    other = load(tmp_path / "fresh.safetensors").tensors
+    assert not all(torch.equal(value, other[name]) for name, value in old.tensors.items())
 
 
 def test_print_config_goes_to_stdout_and_can_be_used_again(run, tmp_path):

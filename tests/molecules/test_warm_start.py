@@ -1,0 +1,78 @@
+"""Fine-tuning starts exactly at the pretrained model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from molecules import MoleculeDiffusion
+from molecules.data import MoleculeSpec, packaged_qm9
+from molecules.networks import PairFormer
+from scidiff.warm_start import WarmStart
+from tests.molecules.models import SMALL, small_generator, small_spec
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return small_generator().save(tmp_path / "start.safetensors")
+
+
+def _module(spec=None, **options):
+    torch.manual_seed(1)
+    return MoleculeDiffusion(PairFormer(**SMALL), spec=spec or small_spec(), **options)
+
+
+def _start(module, checkpoint):
+    warm = WarmStart(checkpoint)
+    warm.on_fit_start(pl.Trainer(logger=False, enable_checkpointing=False), module)
+    return warm
+
+
+def test_new_conditions_have_no_effect_before_the_first_step(checkpoint):
+    """The conditioned network is the pretrained one bit for bit, whatever property is wished and atom is held."""
+    spec = dataclasses.replace(small_spec(), properties={"logp": (1.0, 2.0)})
+    module = _module(spec, fixed_share=0.3)
+    warm = _start(module, checkpoint)
+    assert {name.split(".")[2] for name in warm.fresh} == {"property", "fixed", "fixed_pair"}
+    assert not warm.unused
+    generator = torch.Generator().manual_seed(0)
+    pos = torch.randn(3, 5, 3, generator=generator)
+    state = {"pos": pos, "atom": torch.ones(3, 5).long(), "charge": torch.ones(3, 5).long()}
+    state["bond"] = torch.zeros(3, 5, 5).long()
+    t, held = torch.tensor([0.1, 0.5, 0.9]), torch.arange(5).expand(3, 5) < 2
+    cond = {"node_mask": torch.ones(3, 5, dtype=torch.bool)}
+    more = {"property": torch.tensor([[0.3], [-2.0], [torch.nan]]), "fixed": held}
+    with torch.no_grad():
+        before = small_generator().denoiser.network(state, t, cond)
+        after = module.denoiser.network(state, t, {**cond, **more, "fixed_pair": held[:, :, None] & held[:, None]})
+    for name, value in before.items():
+        assert torch.equal(value, after[name]), name
+
+
+def test_training_moves_the_new_conditions(checkpoint):
+    """Zeros are a start, not an end: the last layer of the condition has a gradient."""
+    spec = dataclasses.replace(small_spec(), properties={"logp": (1.0, 2.0)})
+    module = _module(spec)
+    _start(module, checkpoint)
+    last = module.denoiser.network.property[-1]
+    assert not last.weight.any()
+    state = {"pos": torch.randn(2, 4, 3), "atom": torch.ones(2, 4).long(), "charge": torch.ones(2, 4).long()}
+    state["bond"] = torch.zeros(2, 4, 4).long()
+    cond = {"node_mask": torch.ones(2, 4, dtype=torch.bool), "property": torch.tensor([[0.3], [-2.0]])}
+    module.denoiser.network(state, torch.tensor([0.2, 0.7]), cond)["atom"].square().sum().backward()
+    assert last.weight.grad.abs().max() > 0
+
+
+def test_other_shapes_and_vocabularies_are_refused(checkpoint):
+    torch.manual_seed(1)
+    wide = MoleculeDiffusion(PairFormer(**{**SMALL, "width": 32}), spec=small_spec())
+    with pytest.raises(ValueError, match=r"has shape \(.*\) in .*start.safetensors', but \("):
+        _start(wide, checkpoint)
+    explicit = MoleculeSpec.from_dataset(packaged_qm9().subset("train"))
+    with pytest.raises(ValueError, match="elements, charges, hydrogens and bond classes must be the same"):
+        _start(_module(explicit), checkpoint)
+    with pytest.raises(ValueError, match=r"no weight of .* has a place"):
+        _start(pl.LightningModule(), checkpoint)
