@@ -14,6 +14,7 @@ from scidiff.checkpoint import load, save
 from scidiff.cli import UserError, main
 from scidiff.cli import doctor as cli_doctor
 from scidiff.cli import domain as cli_domain
+from scidiff.cli.dispatch import thread_policy
 from scidiff.cli.options import Parser, add_options, check_outputs, resolve_device, trainer_devices
 from scidiff.cli.output import table
 from scidiff.kernels import warm
@@ -368,6 +369,20 @@ def test_fit_then_test_through_lightning(run, tmp_path):
     )
     assert resumed.status == 0, resumed.err
     assert load(tmp_path / "b.safetensors").metadata["provenance"]["steps"] == 6
+
+
+@pytest.mark.parametrize(
+    ("variables", "load", "cores", "expected"),
+    [
+        ({}, 0.4, 2, {}),
+        ({}, 1.2, 2, {"OMP_WAIT_POLICY": "passive"}),
+        ({}, 9.0, 64, {}),
+        ({"OMP_WAIT_POLICY": "active"}, 5.0, 2, {}),
+        ({"GOMP_SPINCOUNT": "100"}, 5.0, 2, {}),
+    ],
+)
+def test_idle_threads_sleep_on_a_busy_machine_only(variables, load, cores, expected):
+    assert thread_policy(variables, load, cores) == expected
 
 
 def test_fit_starts_from_the_weights_of_a_checkpoint(run, tmp_path):
