@@ -1,7 +1,4 @@
-"""Pictures of graphs: grids, statistics against a reference, films of a denoising.
-
-Figures are built on their own canvas; matplotlib's global settings and its current figure are never touched.
-"""
+"""Pictures of graphs: grids, statistics against a reference, films of a denoising."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
@@ -22,23 +18,11 @@ from graphs.descriptors import clustering_coefficients, eigenvalues
 from graphs.layout import num_components, stress_layout
 from graphs.orbits import orbits
 from graphs.path import DenoisingPath
-from scidiff.files import atomic_path
+from scidiff.figures import CATEGORIES, GENERATED, REFERENCE, new_figure, pixels, save_figure, write_film
 
 __all__ = ["draw_grid", "draw_path", "grid_png", "plot_statistics"]
 
-_OURS, _THEIRS, _INK, _WARN = "#d1495b", "#9aa5b1", "#52606d", "#c0392b"
-_PALETTE = (
-    "#3d5a80",
-    "#e07a5f",
-    "#2a9d8f",
-    "#e9c46a",
-    "#8d6a9f",
-    "#577590",
-    "#bc4749",
-    "#6a994e",
-    "#b08968",
-    "#118ab2",
-)
+_INK, _WARN = "#52606d", "#c0392b"
 _SYMBOLS = {"N": "#3050f8", "O": "#e02020", "F": "#3a9d3a", "S": "#b8960c", "P": "#e07000", "Cl": "#1f8a1f"}
 _EDGE_STYLES: tuple[Any, ...] = ("solid", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1.2, 1, 1.2)))
 _DEGREE_MAP = "viridis"
@@ -72,8 +56,7 @@ def draw_grid(
         ValueError: If there is no graph.
     """
     figure = _grid(as_graph_set(graphs), max_graphs, columns, dpi, titles)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def grid_png(graphs: GraphSet, max_graphs: int = 10) -> bytes:
@@ -98,8 +81,7 @@ def plot_statistics(generated: Any, reference: Any, path: str | Path, *, dpi: in
     pair = [as_graph_set(graphs) for graphs in (generated, reference)]
     if not all(len(graphs) for graphs in pair):
         raise ValueError(f"expected two sets with graphs, got {len(pair[0])} and {len(pair[1])}.")
-    figure = Figure(figsize=(9.6, 5.0), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.6, 5.0, dpi=dpi)
     axes = figure.subplots(2, 3).reshape(-1)
     _whole(axes[0], "nodes per graph", *(graphs.sizes for graphs in pair))
     _whole(axes[1], "edges per graph", *(graphs.num_edges for graphs in pair))
@@ -111,8 +93,7 @@ def plot_statistics(generated: Any, reference: Any, path: str | Path, *, dpi: in
     _orbits(axes[5], *(orbits(graphs).mean(axis=0) for graphs in pair))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def draw_path(
@@ -140,8 +121,6 @@ def draw_path(
     Raises:
         ValueError: If the file does not end in .gif, or there are no graphs.
     """
-    from PIL import Image
-
     if Path(file).suffix.lower() != ".gif":
         raise ValueError(f"expected a file that ends in .gif, got {str(file)!r}.")
     count = min(max_graphs, len(path.num_nodes))
@@ -157,10 +136,8 @@ def draw_path(
         for k, n in enumerate(sizes):
             axes[k].clear()
             _frame(axes[k], path, frame, k, places[k][:n], top)
-        pictures.append(Image.fromarray(_with_bar(figure, (frame + 1) / len(path))))
-    durations = [max(20, round(1000 * seconds / len(pictures)))] * (len(pictures) - 1) + [1500]
-    with atomic_path(file) as temporary:
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+        pictures.append(_with_bar(pixels(figure), (frame + 1) / len(path)))
+    write_film(pictures, file, seconds=seconds, last=1.5)
 
 
 def _frame(axis: Any, path: DenoisingPath, frame: int, k: int, pos: np.ndarray, top_degree: int) -> None:
@@ -177,11 +154,8 @@ def _frame(axis: Any, path: DenoisingPath, frame: int, k: int, pos: np.ndarray, 
     axis.set_title(f"n {n}   m {degree.sum() / 2:.1f}", fontsize=8, color=_INK, pad=3)
 
 
-def _with_bar(figure: Figure, done: float) -> np.ndarray:
-    """The figure as pixels above a bar of progress."""
-    canvas: Any = figure.canvas
-    canvas.draw()
-    page = np.asarray(canvas.buffer_rgba())[..., :3]
+def _with_bar(page: np.ndarray, done: float) -> np.ndarray:
+    """The page above a bar of progress."""
     bar = np.full((10, page.shape[1], 3), 255, dtype=np.uint8)
     bar[2:6, 8:-8] = (225, 229, 234)
     bar[2:6, 8 : 8 + round(done * (page.shape[1] - 16))] = (209, 73, 91)
@@ -194,8 +168,7 @@ def _canvas(count: int, columns: int, dpi: int) -> tuple[Figure, Any]:
         raise ValueError("expected at least one graph to draw, got none.")
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = Figure(figsize=(2.1 * columns, 2.25 * rows), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(2.1 * columns, 2.25 * rows, dpi=dpi)
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis in axes:
         axis.axis("off")
@@ -242,7 +215,7 @@ def _paint(
         assert labels is not None
         _letters(axis, pos, [attributes.node_classes[c] for c in labels], attributes.node_names)
     else:
-        color = [_PALETTE[c % len(_PALETTE)] for c in labels.tolist()] if labels is not None else degree
+        color = [CATEGORIES[c % len(CATEGORIES)] for c in labels.tolist()] if labels is not None else degree
         options = {} if labels is not None else {"cmap": _DEGREE_MAP, "vmin": 0, "vmax": 1.1 * top_degree}
         axis.scatter(*pos.T, s=330 * scale**2, c=color, edgecolors="white", linewidths=1.4 * scale, zorder=3, **options)
     axis.set_aspect("equal")
@@ -306,16 +279,16 @@ def _whole(axis: Any, title: str, ours: np.ndarray, theirs: np.ndarray) -> None:
 def _binned(axis: Any, title: str, bins: np.ndarray, ours: np.ndarray, theirs: np.ndarray) -> None:
     """The reference as filled steps, the generated set as a line."""
     shares = [np.histogram(values, bins=bins)[0] / max(1, len(values)) for values in (ours, theirs)]
-    axis.stairs(shares[1], bins, fill=True, color=_THEIRS, alpha=0.7, label="reference")
-    axis.stairs(shares[0], bins, color=_OURS, lw=1.5, label="generated")
+    axis.stairs(shares[1], bins, fill=True, color=REFERENCE, alpha=0.7, label="reference")
+    axis.stairs(shares[0], bins, color=GENERATED, lw=1.5, label="generated")
     _tidy(axis, title)
 
 
 def _orbits(axis: Any, ours: np.ndarray, theirs: np.ndarray) -> None:
     """Mean orbit counts a node, on a scale that shows 0 and thousands."""
     place = np.arange(len(ours))
-    axis.bar(place, theirs, width=0.8, color=_THEIRS, alpha=0.7, label="reference")
-    axis.plot(place, ours, "o", color=_OURS, ms=4, label="generated")
+    axis.bar(place, theirs, width=0.8, color=REFERENCE, alpha=0.7, label="reference")
+    axis.plot(place, ours, "o", color=GENERATED, ms=4, label="generated")
     axis.set_yscale("symlog", linthresh=1.0)
     axis.set_xticks(place[::2])
     _tidy(axis, "orbit (mean count per node)")

@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from molecules.chemistry import MoleculeRecord, covalent_radii
-from scidiff.files import atomic_path
+from scidiff.figures import new_figure, save_figure
 
 if TYPE_CHECKING:
     from molecules.molecule_list import MoleculeList
@@ -64,8 +62,7 @@ def draw_grid_3d(
         raise ValueError("expected at least one molecule and coordinates for all of them. Use draw_grid for diagrams.")
     columns = min(columns, len(mols))
     rows = -(-len(mols) // columns)
-    figure = Figure(figsize=(columns * cell, rows * cell), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(columns * cell, rows * cell, dpi=dpi)
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis in axes:
         axis.axis("off")
@@ -73,8 +70,7 @@ def draw_grid_3d(
         draw_molecule_3d(axis, record, marked=verdict.atoms)
         legend = verdict.smiles if verdict.valid else verdict.reason
         axis.set_title((legend or "")[:30], fontsize=8, color="#333333" if verdict.valid else _BAD, y=-0.04, va="top")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def draw_molecule_3d(

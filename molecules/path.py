@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
 
 from molecules.ball_and_stick import draw_molecule_3d, principal_turn
 from molecules.fragments import fixed_parts, laid_onto
 from molecules.generator import MoleculeGenerator
 from molecules.io import write_trajectory_xyz
 from molecules.records import MoleculeRecord
-from scidiff.files import atomic_path
+from scidiff.figures import new_figure, pixels, write_film
 
 __all__ = ["denoising_path", "draw_film", "write_path"]
 
-_LAST_FRAME = 12  # times as long as the others
+_LAST = 1.5  # seconds for which the finished molecule stays
 
 
 def denoising_path(generator: MoleculeGenerator, *, seed: Any = 0, **options: Any) -> list[MoleculeRecord]:
@@ -75,21 +71,15 @@ def draw_film(
     turn = principal_turn(clouds[-1])
     extent = 1.15 * max(float(np.abs(pos - pos.mean(axis=0)).max()) for pos in clouds)
     images = [_image(frame, turn, extent, size, dpi) for frame in frames]
-    pause = max(20, round(1000 * seconds / (len(images) + _LAST_FRAME)))
-    times = [pause] * (len(images) - 1) + [_LAST_FRAME * pause]
-    with atomic_path(path) as temporary:
-        images[0].save(temporary, format="GIF", save_all=True, append_images=images[1:], duration=times, loop=0)
+    write_film(images, path, seconds=seconds, last=_LAST)
 
 
-def _image(record: MoleculeRecord, turn: np.ndarray, extent: float, size: float, dpi: int) -> Image.Image:
-    figure = Figure(figsize=(size, size), dpi=dpi, facecolor="white")
-    FigureCanvasAgg(figure)
+def _image(record: MoleculeRecord, turn: np.ndarray, extent: float, size: float, dpi: int) -> np.ndarray:
+    figure = new_figure(size, size, dpi=dpi, constrained=False)
     axis = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axis.axis("off")
     draw_molecule_3d(axis, record, turn=turn, extent=extent)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return Image.open(buffer).convert("RGB").quantize(64)
+    return pixels(figure)
 
 
 def _check(frames: Sequence[MoleculeRecord]) -> None:

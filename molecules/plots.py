@@ -1,7 +1,4 @@
-"""Pictures of generated molecules: structure diagrams, ball-and-stick views, histograms against a reference.
-
-Figures are built on their own canvas; matplotlib's global settings and its current figure are never touched.
-"""
+"""Pictures of generated molecules: structure diagrams, ball-and-stick views, histograms against a reference."""
 
 from __future__ import annotations
 
@@ -10,19 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from molecules.ball_and_stick import draw_grid_3d, draw_molecule_3d
 from molecules.chemistry import BOND_CLASSES, MoleculeRecord
 from molecules.depict import draw_grid, grid_png
 from molecules.distributions import SetStatistics, collect
 from molecules.harmonize import harmonize
-from scidiff.files import atomic_path
+from scidiff.figures import GENERATED, REFERENCE, new_figure, save_figure
 
 __all__ = ["draw_grid", "draw_grid_3d", "draw_molecule_3d", "grid_png", "plot_distributions", "plot_properties"]
 
-_OURS, _THEIRS = "#d1495b", "#9aa5b1"
 _SMOOTH_LENGTH, _SMOOTH_ANGLE = 2, 20
 _BINS = 40
 
@@ -51,8 +45,7 @@ def plot_distributions(
     panels += [("bond angle (degree)", _angles), ("dihedral angle (degree)", _dihedrals)]
     columns = -(-len(panels) // 2)
     rows = 2
-    figure = Figure(figsize=(3.1 * columns, 2.4 * rows), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.1 * columns, 2.4 * rows, dpi=dpi)
     axes = np.atleast_1d(figure.subplots(rows, columns)).reshape(-1)
     for axis, (title, curve) in zip(axes, panels):
         _panel(axis, title, *(curve(stats) for stats in pair))
@@ -60,8 +53,7 @@ def plot_distributions(
         axis.axis("off")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def plot_properties(
@@ -88,8 +80,7 @@ def plot_properties(
     if not known or not all(len(values) for values in known.values()):
         missing = ", ".join(name for name, values in known.items() if not len(values)) or "none was given"
         raise ValueError(f"expected properties with values of the reference, but {missing} has none.")
-    figure = Figure(figsize=(3.1 * len(known), 2.6), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.1 * len(known), 2.6, dpi=dpi)
     axes = np.atleast_1d(figure.subplots(1, len(known)))
     for axis, (name, theirs) in zip(axes, known.items()):
         ours = _finite(generated[name])
@@ -102,8 +93,7 @@ def plot_properties(
             axis.axvline(wishes[name], color="#333333", lw=1.0, ls="--", label="wished")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -146,8 +136,8 @@ def _panel(axis: Any, title: str, ours: tuple[np.ndarray, np.ndarray], theirs: t
     if len(used):
         window = slice(max(used[0] - 1, 0), used[-1] + 2)
         x, y = theirs[0][window], theirs[1][window]
-        axis.fill_between(x, y, step="mid", color=_THEIRS, lw=0, alpha=0.7, label="reference")
-        axis.step(ours[0][window], ours[1][window], where="mid", color=_OURS, lw=1.4, label="generated")
+        axis.fill_between(x, y, step="mid", color=REFERENCE, lw=0, alpha=0.7, label="reference")
+        axis.step(ours[0][window], ours[1][window], where="mid", color=GENERATED, lw=1.4, label="generated")
     axis.set_xlabel(title, fontsize=9)
     axis.set_ylim(bottom=0.0)
     axis.set_yticks([])

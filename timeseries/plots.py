@@ -1,7 +1,4 @@
-"""Pictures: fan charts, bands of imputations, real against synthetic windows, calibration.
-
-Figures are built on their own canvas; matplotlib's global settings and its current figure are never touched.
-"""
+"""Pictures: fan charts, bands of imputations, real against synthetic windows, calibration."""
 
 from __future__ import annotations
 
@@ -10,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
-from scidiff.files import atomic_path
+from scidiff.figures import GENERATED, INK, REFERENCE, new_figure, save_figure
 from timeseries import metrics
 from timeseries.data import calendar
 from timeseries.data.series import TimeSeries
@@ -23,7 +19,7 @@ from timeseries.synthesis_scores import autocorrelation, spectrum
 
 __all__ = ["plot_calibration", "plot_forecast", "plot_imputation", "plot_windows"]
 
-_OURS, _THEIRS, _INK, _TRUTH = "#d1495b", "#9aa5b1", "#2f3e4e", "#1b7f79"
+_TRUTH = "#1b7f79"
 _BANDS = ((0.95, 0.16), (0.8, 0.22), (0.5, 0.30))  # share inside, opacity
 _PIT_BINS = 20
 
@@ -60,7 +56,7 @@ def plot_forecast(
         start = calendar.shift(series[k].start, len(series[k]) - len(past))
         times, future = calendar.timestamps(start, len(past)), forecast.times(k)
         drawn = samples[k, :, :, d]
-        axis.plot(times, past, color=_INK, lw=1.1, label="history")
+        axis.plot(times, past, color=INK, lw=1.1, label="history")
         _name_bands(axis)
         if (
             len(past)
@@ -69,14 +65,14 @@ def plot_forecast(
         ):
             joined = np.concatenate([np.full((len(drawn), 1), past[-1]), drawn[:, :1]], 1)  # from the last known value
             _fan(axis, [times[-1], future[0]], joined)
-            axis.plot([times[-1], future[0]], np.median(joined, 0), color=_OURS, lw=1.6)
+            axis.plot([times[-1], future[0]], np.median(joined, 0), color=GENERATED, lw=1.6)
         _fan(axis, future, drawn)
-        axis.plot(future, drawn[:num_paths].T, color=_OURS, lw=0.5, alpha=0.45)
-        axis.plot(future, np.median(drawn, 0), color=_OURS, lw=1.6, label="median")
+        axis.plot(future, drawn[:num_paths].T, color=GENERATED, lw=0.5, alpha=0.45)
+        axis.plot(future, np.median(drawn, 0), color=GENERATED, lw=1.6, label="median")
         if truth is not None:
             values = np.asarray(truth).reshape(len(samples), steps, -1)[k, :, d]
             axis.plot(future, values, color=_TRUTH, lw=1.3, label="realised")
-        axis.axvline(future[0], color=_THEIRS, lw=0.8, ls=(0, (2, 2)))
+        axis.axvline(future[0], color=REFERENCE, lw=0.8, ls=(0, (2, 2)))
         _dates(axis, _title(forecast.item_ids[k], forecast.names, d, variates))
     _finish(figure, axes[0], path)
 
@@ -111,7 +107,7 @@ def plot_imputation(
         gaps = _runs(~np.isfinite(values))
         low, high = _view(gaps, len(s), max_steps)
         times = s.times
-        axis.plot(times[low:high], values[low:high], color=_INK, lw=1.1, label="observed")
+        axis.plot(times[low:high], values[low:high], color=INK, lw=1.1, label="observed")
         _name_bands(axis)
         first = True
         for begin, end in gaps:
@@ -119,8 +115,8 @@ def plot_imputation(
                 continue
             part = slice(max(begin - 1, 0), min(end + 1, len(s)))  # joined to the known values beside it
             _fan(axis, times[part], samples[:, part])
-            axis.plot(times[part], np.median(samples[:, part], 0), color=_OURS, lw=1.5, label="median" * first)
-            axis.axvspan(times[part][0], times[part][-1], color=_THEIRS, alpha=0.10, lw=0)
+            axis.plot(times[part], np.median(samples[:, part], 0), color=GENERATED, lw=1.5, label="median" * first)
+            axis.axvspan(times[part][0], times[part][-1], color=REFERENCE, alpha=0.10, lw=0)
             first = False
         axis.set_xlim(times[low], times[high - 1])
         missing = f"{int((~np.isfinite(values)).sum())} of {len(s)} missing"
@@ -144,10 +140,12 @@ def plot_windows(real: np.ndarray, synthetic: np.ndarray, path: str | Path, *, f
     real, synthetic = (np.asarray(w, dtype=np.float64) for w in (real, synthetic))
     if real.ndim != 2 or synthetic.ndim != 2 or real.shape[1] != synthetic.shape[1] or not real.size:
         raise ValueError(f"expected windows (N, L) and (M, L), got {real.shape} and {synthetic.shape}.")
-    figure = Figure(figsize=(10.4, 5.4), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10.4, 5.4, dpi=dpi)
     axes = figure.subplots(2, 3)
-    for axis, windows, color, name in ((axes[0, 0], real, _INK, "real"), (axes[1, 0], synthetic, _OURS, "synthetic")):
+    for axis, windows, color, name in (
+        (axes[0, 0], real, INK, "real"),
+        (axes[1, 0], synthetic, GENERATED, "synthetic"),
+    ):
         shown = windows[:5]
         gap = 1.15 * max(np.ptp(real[:5]), np.ptp(synthetic[:5])) * 0.75
         for k, window in enumerate(shown):
@@ -157,11 +155,11 @@ def plot_windows(real: np.ndarray, synthetic: np.ndarray, path: str | Path, *, f
     _histogram(axes[0, 1], real, synthetic, "scaled value")
     _histogram(axes[1, 1], np.diff(real, axis=1), np.diff(synthetic, axis=1), "change from step to step")
     lags = np.arange(1, real.shape[1] // 2 + 1)
-    for windows, color, width, name in ((real, _THEIRS, 3.5, "real"), (synthetic, _OURS, 1.5, "synthetic")):
+    for windows, color, width, name in ((real, REFERENCE, 3.5, "real"), (synthetic, GENERATED, 1.5, "synthetic")):
         axes[0, 2].plot(lags, autocorrelation(windows)[lags], color=color, lw=width, label=name)
         power = spectrum(windows)
         axes[1, 2].plot(np.arange(1, len(power)) / windows.shape[1], power[1:], color=color, lw=width, label=name)
-    axes[0, 2].axhline(0, color=_INK, lw=0.5)
+    axes[0, 2].axhline(0, color=INK, lw=0.5)
     _tidy(axes[0, 2], "lag (steps)", "autocorrelation")
     axes[1, 2].set_yscale("log")
     axes[1, 2].set_xscale("log")
@@ -192,11 +190,10 @@ def plot_calibration(
     share = [metrics.coverage(a, b, target) for a, b in zip(lower, upper)]
     ranks = metrics.pit(samples, target, np.random.default_rng(seed))
     ranks = ranks[np.isfinite(ranks)]
-    figure = Figure(figsize=(8.2, 3.5), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8.2, 3.5, dpi=dpi)
     left, right = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color=_THEIRS, lw=3, label="reliable")
-    left.plot(nominal, share, "o-", color=_OURS, ms=3.5, lw=1.3, label="forecast")
+    left.plot([0, 1], [0, 1], color=REFERENCE, lw=3, label="reliable")
+    left.plot(nominal, share, "o-", color=GENERATED, ms=3.5, lw=1.3, label="forecast")
     left.set_aspect("equal")
     left.set_xlim(0, 1)
     left.set_ylim(0, 1)
@@ -205,23 +202,22 @@ def plot_calibration(
     _tidy(left, "nominal share of central interval", "coverage")
     expected = len(ranks) / _PIT_BINS
     slack = 1.96 * np.sqrt(expected * (1 - 1 / _PIT_BINS))
-    right.axhspan((expected - slack) / expected, (expected + slack) / expected, color=_THEIRS, alpha=0.45, lw=0)
+    right.axhspan((expected - slack) / expected, (expected + slack) / expected, color=REFERENCE, alpha=0.45, lw=0)
     counts, edges = np.histogram(ranks, bins=_PIT_BINS, range=(0, 1))
-    right.stairs(counts / expected, edges, color=_OURS, fill=True, alpha=0.35)
-    right.stairs(counts / expected, edges, color=_OURS, lw=1.3)
-    right.axhline(1, color=_INK, lw=0.7)
+    right.stairs(counts / expected, edges, color=GENERATED, fill=True, alpha=0.35)
+    right.stairs(counts / expected, edges, color=GENERATED, lw=1.3)
+    right.axhline(1, color=INK, lw=0.7)
     right.set_ylim(bottom=0)
     right.set_xlim(0, 1)
     _tidy(right, "rank of the realised value among samples", f"PIT, {len(ranks)} values")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def _fan(axis: Any, times: Any, samples: np.ndarray) -> None:
     """Nested central bands of samples (S, T)."""
     for share, alpha in _BANDS:
         low, high = np.quantile(samples, [0.5 - share / 2, 0.5 + share / 2], axis=0)
-        axis.fill_between(times, low, high, color=_OURS, alpha=alpha, lw=0)
+        axis.fill_between(times, low, high, color=GENERATED, alpha=alpha, lw=0)
 
 
 def _name_bands(axis: Any) -> None:
@@ -229,7 +225,7 @@ def _name_bands(axis: Any) -> None:
     clear = 1.0
     for share, alpha in _BANDS:
         clear *= 1 - alpha
-        axis.fill(np.nan, np.nan, color=_OURS, alpha=1 - clear, lw=0, label=f"{share:.0%}")
+        axis.fill(np.nan, np.nan, color=GENERATED, alpha=1 - clear, lw=0, label=f"{share:.0%}")
 
 
 def _runs(missing: np.ndarray) -> list[tuple[int, int]]:
@@ -251,7 +247,10 @@ def _view(gaps: list[tuple[int, int]], length: int, max_steps: int) -> tuple[int
 def _histogram(axis: Any, real: np.ndarray, synthetic: np.ndarray, title: str) -> None:
     low, high = np.quantile(np.concatenate([real.ravel(), synthetic.ravel()]), [0.002, 0.998])
     bins = np.linspace(low, high + 1e-12, 51)
-    for values, options in ((real, {"color": _THEIRS, "fill": True, "alpha": 0.7}), (synthetic, {"color": _OURS})):
+    for values, options in (
+        (real, {"color": REFERENCE, "fill": True, "alpha": 0.7}),
+        (synthetic, {"color": GENERATED}),
+    ):
         axis.stairs(np.histogram(values, bins=bins)[0] / values.size, bins, lw=1.5, **options)
     axis.set_yticks([])
     axis.set_ylim(bottom=0)
@@ -262,9 +261,7 @@ def _grid(count: int, dpi: int) -> tuple[Figure, list[Any]]:
     columns = 1 if count == 1 else 2 if count <= 4 else 3
     rows = -(-count // columns)
     width = 8.4 if columns == 1 else 5.0 * columns
-    figure = Figure(figsize=(width, 0.5 + (3.1 if rows == 1 else 2.5) * rows), dpi=dpi, facecolor="white")
-    figure.set_layout_engine("constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, 0.5 + (3.1 if rows == 1 else 2.5) * rows, dpi=dpi)
     axes = list(np.atleast_1d(figure.subplots(rows, columns)).reshape(-1))
     for axis in axes[count:]:
         axis.axis("off")
@@ -286,7 +283,7 @@ def _dates(axis: Any, title: str) -> None:
 
 def _tidy(axis: Any, label: str, title: str) -> None:
     axis.set_xlabel(label, fontsize=9)
-    axis.set_title(title, fontsize=9, color=_INK, loc="left")
+    axis.set_title(title, fontsize=9, color=INK, loc="left")
     axis.tick_params(labelsize=8)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
@@ -295,5 +292,4 @@ def _tidy(axis: Any, label: str, title: str) -> None:
 def _finish(figure: Figure, axis: Any, path: str | Path) -> None:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)

@@ -1,7 +1,6 @@
 """Pictures of trajectories: paths that fade into the past, and films.
 
-Figures are built on their own canvas; matplotlib's global settings and its current figure are never touched. Positions
-in space are shown along the two directions in which they vary most.
+Positions in space are shown along the two directions in which they vary most.
 """
 
 from __future__ import annotations
@@ -11,33 +10,17 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from PIL import Image
 
-from scidiff.files import atomic_path
+from scidiff.figures import CATEGORIES, GENERATED, REFERENCE, new_figure, pixels, save_figure, write_film
 from trajectories.baselines import constant_velocity
 from trajectories.batch import TrajectoryBatch
 from trajectories.metrics import accelerations, pair_distances, relative_energy_drift, speeds, velocity_autocorrelation
 
 __all__ = ["draw_ensemble", "draw_paths", "draw_statistics", "flat_view", "write_gif"]
 
-_COLOURS = (
-    "#3d5a80",
-    "#e07a5f",
-    "#2a9d8f",
-    "#e9c46a",
-    "#8d6a9f",
-    "#577590",
-    "#bc4749",
-    "#6a994e",
-    "#b08968",
-    "#118ab2",
-)
-_GIVEN = "#9aa5b1"
-_SIDES, _NAMES = ("#3d5a80", "#e07a5f"), ("real", "generated")
+_SIDES, _NAMES = (REFERENCE, GENERATED), ("real", "generated")
 _FAINTEST = 0.08
 _MOST_FRAMES = 60
 
@@ -64,15 +47,12 @@ def draw_paths(frames: np.ndarray, path: str | os.PathLike[str], *, cond_frames:
         ValueError: If there are fewer than two frames or two dimensions.
     """
     systems = _checked(frames)
-    figure = Figure(figsize=(3.2 * len(systems), 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.2 * len(systems), 3.2, dpi=120)
     for axes, system in zip(figure.subplots(1, len(systems), squeeze=False)[0], systems, strict=True):
         view = flat_view(system)
         _prepare(axes, view)
         _draw(axes, view, len(view), cond_frames)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return Path(path)
+    return save_figure(figure, path, format="png")
 
 
 def draw_ensemble(
@@ -92,26 +72,23 @@ def draw_ensemble(
     values = _checked(samples)
     count = len(values)
     view = flat_view(values if target is None else np.concatenate([values, np.asarray(target)[None]]))
-    figure = Figure(figsize=(4.2, 4.2), dpi=120)
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.2, 4.2, dpi=120, constrained=False)
     axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
     _prepare(axes, view)
     joint = max(cond_frames - 1, 0)
     alpha = max(0.12, 1.0 / count**0.5)
     for n in range(view.shape[2]):
-        own = to_rgb(_COLOURS[n % len(_COLOURS)])
+        own = to_rgb(CATEGORIES[n % len(CATEGORIES)])
         for sample in view[:count]:
             axes.plot(*sample[joint:, n].T, color=own, alpha=alpha, linewidth=1.4, solid_capstyle="round")
             axes.plot(*sample[-1, n], "o", color=own, alpha=alpha, markersize=5, markeredgewidth=0)
         if cond_frames > 1:
-            axes.plot(*view[0, :cond_frames, n].T, color=_GIVEN, linewidth=2.0, solid_capstyle="round")
+            axes.plot(*view[0, :cond_frames, n].T, color=REFERENCE, linewidth=2.0, solid_capstyle="round")
         if cond_frames:
-            axes.plot(*view[0, joint, n], "o", color=_GIVEN, markersize=5)
+            axes.plot(*view[0, joint, n], "o", color=REFERENCE, markersize=5)
         if target is not None:
             axes.plot(*view[-1, joint:, n].T, color="black", linewidth=1.0, linestyle=(0, (3, 2)))
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return Path(path)
+    return save_figure(figure, path, format="png")
 
 
 def draw_statistics(
@@ -135,8 +112,7 @@ def draw_statistics(
     unit = {"unit": reference.unit or "unit", "time": "frame" if reference.dt is None else "time"}
     frames = min(generated.pos.shape[2], reference.pos.shape[2])
     sides = [batch.pos[:, :, cond_frames:frames].double().cpu().numpy() for batch in (reference, generated)]
-    figure = Figure(figsize=(9.0, 6.4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9.0, 6.4, dpi=110)
     panels = figure.subplots(2, 2).ravel()
     _densities(panels[0], [speeds(x, dt) for x in sides], "speed ({unit} / {time})".format(**unit))
     if sides[0].shape[1] > 1:
@@ -146,15 +122,13 @@ def draw_statistics(
     lags = np.arange(sides[0].shape[2] - 1) * dt
     for x, colour, label in zip(sides, _SIDES, _NAMES, strict=True):
         panels[2].plot(lags[: x.shape[2] - 1], velocity_autocorrelation(x), color=colour, label=label, linewidth=1.8)
-    panels[2].axhline(0, color=_GIVEN, linewidth=0.8)
+    panels[2].axhline(0, color=REFERENCE, linewidth=0.8)
     panels[2].set(xlabel=f"lag ({unit['time']})", ylabel="autocorrelation of velocities")
     _last_panel(panels[3], generated, reference, sides, dt, cond_frames)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-    return Path(path)
+    return save_figure(figure, path, format="png")
 
 
 def write_gif(
@@ -173,8 +147,7 @@ def write_gif(
         ValueError: If there are fewer than two frames or two dimensions.
     """
     view = flat_view(_checked(frames)[0])
-    figure = Figure(figsize=(3.0, 3.0), dpi=80)
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(3.0, 3.0, dpi=80, constrained=False)
     shown = np.unique(np.linspace(0, len(view) - 1, min(len(view), _MOST_FRAMES)).round().astype(int))
     pictures = []
     for last in shown:
@@ -182,12 +155,8 @@ def write_gif(
         axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
         _prepare(axes, view)
         _draw(axes, view, int(last) + 1, cond_frames, tail)
-        canvas.draw()
-        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
-    with atomic_path(path) as temporary:
-        duration = max(20, round(1000 * seconds / len(pictures)))
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=duration, loop=0)
-    return Path(path)
+        pictures.append(pixels(figure))
+    return write_film(pictures, path, seconds=seconds)
 
 
 def _checked(frames: np.ndarray) -> np.ndarray:
@@ -211,12 +180,14 @@ def _draw(axes: Axes, view: np.ndarray, end: int, cond_frames: int, tail: int | 
     """Paths (F, N, 2) up to frame ``end`` and the nodes there."""
     start = 0 if tail is None else max(0, end - 1 - tail)
     for n in range(view.shape[1]):
-        own = to_rgb(_COLOURS[n % len(_COLOURS)])
+        own = to_rgb(CATEGORIES[n % len(CATEGORIES)])
         pieces = np.stack([view[start : end - 1, n], view[start + 1 : end, n]], 1)
         strength = np.linspace(_FAINTEST, 1, len(pieces) + 1)[1:]
-        paints = [(*(to_rgb(_GIVEN) if start + k + 1 < cond_frames else own), float(a)) for k, a in enumerate(strength)]
+        paints = [
+            (*(to_rgb(REFERENCE) if start + k + 1 < cond_frames else own), float(a)) for k, a in enumerate(strength)
+        ]
         axes.add_collection(LineCollection(list(pieces), colors=paints, linewidths=1.6, capstyle="round"))
-        axes.plot(*view[end - 1, n], "o", color=to_rgb(_GIVEN) if end <= cond_frames else own, markersize=5)
+        axes.plot(*view[end - 1, n], "o", color=to_rgb(REFERENCE) if end <= cond_frames else own, markersize=5)
 
 
 def _densities(axes: Axes, values: list[np.ndarray], label: str) -> None:
@@ -259,6 +230,6 @@ def _last_panel(
     past = reference.pos[:, :, :cond_frames].double().cpu().numpy()
     if cond_frames > 1:
         guess = np.linalg.norm(constant_velocity(past, truth.shape[2]) - sides[0], axis=-1).mean((0, 1))
-        axes.plot(frames, guess, color=_GIVEN, linewidth=1.8)
-        axes.annotate("constant velocity", (frames[-1], guess[-1]), ha="right", va="bottom", color=_GIVEN)
+        axes.plot(frames, guess, color=REFERENCE, linewidth=1.8)
+        axes.annotate("constant velocity", (frames[-1], guess[-1]), ha="right", va="bottom", color=REFERENCE)
     axes.set(xlabel="time after the last given frame", ylabel="displacement error", ylim=(0, None))

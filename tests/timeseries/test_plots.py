@@ -16,7 +16,7 @@ START = pd.Period("2021-01-01 00:00", "h")
 def figures(monkeypatch):
     """Figures as they are written, without drawing."""
     seen = []
-    monkeypatch.setattr(Figure, "savefig", lambda self, path: (seen.append(self), path.write_bytes(b"x")))
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: (seen.append(self), path.write_bytes(b"x")))
     return seen
 
 

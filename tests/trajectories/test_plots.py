@@ -70,4 +70,4 @@ def test_statistics(tmp_path):
     for nodes, seen in ((3, 0), (1, 4)):
         sides = [TrajectoryBatch.of(rng.normal(size=(5, 12, nodes, 2)).cumsum(1)) for _ in range(2)]
         with Image.open(draw_statistics(*sides, tmp_path / "a.png", cond_frames=seen)) as picture:
-            assert {(0x3D, 0x5A, 0x80), (0xE0, 0x7A, 0x5F)} <= colours(picture)
+            assert {(0x9A, 0xA5, 0xB1), (0xD1, 0x49, 0x5B)} <= colours(picture)
