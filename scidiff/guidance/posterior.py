@@ -57,8 +57,8 @@ class MomentMatching(_LinearObservation):
     """Moment-matching posterior sampling: x0 = x0 + V H^T (R + H V H^T)^{-1} (y - H x0), V = Cov[x_0 | x_t].
 
     Exact, x0 = E[x_0 | x_t, y], for Gaussian data and enough iterations. The linear system is solved by Krylov
-    iterations whose products V w = (sigma^2/alpha) S J^T w cost one backward pass each: one network call and
-    ``cg_iters`` + 1 backward passes. For ``H`` linear.
+    iterations whose products V w = (sigma^2/alpha) S J^T w cost one backward pass each; the answer is a sum of these:
+    one network call and ``cg_iters`` backward passes. For ``H`` linear.
 
     Args:
         observation: What was measured.
@@ -91,12 +91,12 @@ class MomentMatching(_LinearObservation):
         observation, variance = self.observation, self.noise_variance(point)
         like = point.x0 if point.keeps_graph else {k: v.detach() for k, v in point.x0.items()}
 
-        def product(u: Tensor) -> Tensor:
-            return variance * u + observation.forward(point.covariance(observation.adjoint(u, like)))
+        def product(u: Tensor) -> tuple[Tensor, Shift]:
+            moved = point.covariance(observation.adjoint(u, like))
+            return variance * u + observation.forward(moved), moved
 
         solve = conjugate_gradients if self.solver == "cg" else gmres
-        u = solve(product, observation.residual(like), self.cg_iters)
-        return point.covariance(observation.adjoint(u, like))
+        return solve(product, observation.residual(like), self.cg_iters).products
 
 
 class PseudoInverse(_LinearObservation):
@@ -146,8 +146,8 @@ class PseudoInverse(_LinearObservation):
             system = (matrix * r2[:, None]) @ matrix.T + variance * torch.eye(len(matrix)).to(residual)
             return torch.linalg.solve(system, residual)
 
-        def product(u: Tensor) -> Tensor:
+        def product(u: Tensor) -> tuple[Tensor, Shift]:
             back = observation.adjoint(u, like)
-            return variance * u + observation.forward({k: spread[k] * v for k, v in back.items()})
+            return variance * u + observation.forward({k: spread[k] * v for k, v in back.items()}), {}
 
-        return conjugate_gradients(product, residual, self.cg_iters)
+        return conjugate_gradients(product, residual, self.cg_iters).u

@@ -106,7 +106,7 @@ class S4D(Configurable, nn.Module):
             x = x.transpose(1, 2)
             spectrum = torch.fft.rfft(x, 2 * length) * self._constant("fft", length)
             y = torch.fft.irfft(spectrum, 2 * length)[..., :length].transpose(1, 2)
-        return y.to(u.dtype)
+        return y.contiguous().to(u.dtype)  # elementwise gradients of mixed layouts are ten times slower
 
     def kernels(self, length: int) -> Tensor:
         """Kernels K0, K1 at lags 0 ... length - 1, (directions, width, length); K1_l is the weight of lag -(l + 1)."""
