@@ -12,13 +12,13 @@ import torch
 from scipy.stats import t as student
 
 from timeseries import metrics
-from timeseries.baselines import Ridge, seasonal_naive
+from timeseries.baselines import seasonal_naive
 from timeseries.data.datasets import BenchmarkSet, load_benchmark
 from timeseries.data.masks import hide_context
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries
 from timeseries.diffusion import make_denoiser
-from timeseries.evaluate import Task, baseline_rows, real_windows, rolling_task
+from timeseries.evaluate import Task, baseline_rows, real_windows, ridge_forecast, rolling_task
 from timeseries.generator import DiffusionForecaster
 from timeseries.networks import S4Backbone, WienerNetwork
 from timeseries.synthesis_scores import discriminative_score, linear_predictive_score
@@ -35,7 +35,6 @@ SAMPLERS: tuple[dict[str, Any], ...] = (
     {"guidance": "quantile", "steps": 20, "guidance_scale": 1.0},
     {"guidance": "mmps", "steps": 100},
 )
-_REFERENCE_WINDOWS = 10_000
 _MISSING = ("none", "RM", "BM-B", "BM-E")
 
 
@@ -79,7 +78,7 @@ def forecasts(problem: Problem) -> dict[str, Any]:
     task, season = problem.task, problem.data.season
     past = [s.values for s in task.inputs]
     rows = baseline_rows(past, task.target, season, context_length=task.context_length)
-    point = ridge_forecast(problem, task)
+    point = linear(problem, past)
     rows["ridge"] = {
         "wql": metrics.normalized_deviation(point, task.target),
         "nd": metrics.normalized_deviation(point, task.target),
@@ -114,12 +113,11 @@ def scored(problem: Problem, task: Task, options: dict[str, Any]) -> dict[str, A
     }
 
 
-def ridge_forecast(problem: Problem, task: Task) -> np.ndarray:
+def linear(problem: Problem, past: Sequence[np.ndarray]) -> np.ndarray:
     """Point forecasts (W, P) of a ridge regression on the context of the published configuration, mean-scaled."""
-    c, p = problem.data.context_length, problem.data.prediction_length
-    spec = SeriesSpec(problem.data.freq, p, c, scaling="mean")
-    ridge = Ridge(c, p).fit(real_windows(problem.data.train, spec, _REFERENCE_WINDOWS), is_scaled=True)
-    return ridge.predict(np.stack([_filled(s.values, c) for s in task.inputs]))
+    data = problem.data
+    spec = SeriesSpec(data.freq, data.prediction_length, data.context_length, scaling="mean")
+    return ridge_forecast(data.train, past, spec)
 
 
 def refinement(problem: Problem, options: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -129,7 +127,7 @@ def refinement(problem: Problem, options: Sequence[dict[str, Any]]) -> list[dict
     steps = task.target.shape[1]
     bases = {
         "seasonal naive": seasonal_naive(past, steps, problem.data.season),
-        "ridge": ridge_forecast(problem, task),
+        "ridge": linear(problem, past),
     }
     records = []
     for name, base in bases.items():
@@ -209,14 +207,6 @@ def half_width(values: np.ndarray) -> float | None:
     if len(values) < 2:
         return None
     return float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5)
-
-
-def _filled(values: np.ndarray, count: int) -> np.ndarray:
-    """The last ``count`` values, gaps closed by straight lines."""
-    recent = values[-count:].copy()
-    known = np.isfinite(recent)
-    recent[~known] = np.interp(np.flatnonzero(~known), np.flatnonzero(known), recent[known])
-    return recent
 
 
 def _hour() -> Any:

@@ -4,8 +4,9 @@
     python -m benchmarks.timeseries --quick                # fewer windows, samples and seeds: a few minutes on one core
     python -m benchmarks.timeseries --part forecasts --set exchange --windows 0 --samples 100 --seeds 5
 
-Parts can be run one by one: each replaces its own records of that set and leaves the others. ``--runs FOLDER`` adds
-learning curves from Lightning's ``FOLDER/SET/**/metrics.csv``. Needs the sets under $SCIDIFF_DATA.
+Parts can be run one by one: each replaces its own records of that set and leaves the others. The part ``generators``
+trains six models first, ``--minutes`` each. ``--runs FOLDER`` adds learning curves from Lightning's
+``FOLDER/SET/**/metrics.csv``; ``--part`` without a name runs nothing else. Needs the sets under $SCIDIFF_DATA.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks import forecasts as parts
 from benchmarks.forecasts import Problem
+from benchmarks.generators import generators
 from benchmarks.report import RESULTS, machine, table, write_json, write_section
 from scidiff.assets import packaged
 from timeseries.generator import DiffusionForecaster
 
 TITLE = "Time series"
 SETS = ("exchange", "m4_hourly", "pjm", "etth1")
-PARTS = ("forecasts", "sampling", "refinement", "synthesis", "missing", "speed")
+PARTS = ("forecasts", "sampling", "generators", "refinement", "synthesis", "missing", "speed")
 AIMS = {"exchange": 0.0085, "m4_hourly": 0.036, "pjm": 0.0699, "etth1": 0.257}
 REFINED = ({"step_size": 0.01}, {"step_size": 0.1}, {"step_size": 0.01, "sampler": "sgd"})
 _QUICK = {"exchange": (40, 40, 2), "m4_hourly": (60, 32, 1), "pjm": (40, 32, 1), "etth1": (60, 32, 1)}
@@ -43,7 +47,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer windows, samples and seeds")
-    parser.add_argument("--part", choices=PARTS, nargs="+", default=list(PARTS))
+    parser.add_argument("--part", choices=PARTS, nargs="*", default=list(PARTS))
     parser.add_argument("--set", choices=SETS, nargs="+", default=list(SETS), dest="sets")
     parser.add_argument("--windows", type=int, help="test windows of a set; 0 for all")
     parser.add_argument("--samples", type=int, help="sample paths of a window")
@@ -51,6 +55,7 @@ def main() -> None:
     parser.add_argument(
         "--checkpoints", type=Path, help="folder of checkpoints SET.safetensors, instead of packaged ones"
     )
+    parser.add_argument("--minutes", type=float, default=3.0, help="training of each of the generators")
     parser.add_argument("--runs", type=Path, help="folder of Lightning runs by set, for learning curves")
     options = parser.parse_args()
     content = _previous()
@@ -74,6 +79,9 @@ def measure(part: str, name: str, options: argparse.Namespace) -> list[dict[str,
     """Records of one part and set; none where the part does not apply or the model is not there."""
     if part == "speed":
         return parts.speed()
+    if part == "generators":
+        minutes = 0.5 if options.quick else options.minutes
+        return generators(name, options.windows or None, options.samples or 50, minutes) if name == "exchange" else []
     applies: dict[str, tuple[str, ...]] = {"refinement": ("m4_hourly",), "missing": ("exchange",)}
     path = options.checkpoints / f"{name}.safetensors" if options.checkpoints else packaged("timeseries").get(name)
     if name not in applies.get(part, SETS) or path is None or not Path(path).is_file():
@@ -98,15 +106,18 @@ def measure(part: str, name: str, options: argparse.Namespace) -> list[dict[str,
 def page(content: dict[str, Any]) -> str:
     """The README section."""
     records = content["records"]
-    sections = [_PAGE.format(**content["machine"])]
+    sections = [_PAGE.format(**content["machine"]).strip()]
     writers = {
         "forecasts": _forecasts,
+        "curves": _learning,
         "sampling": _sampling,
+        "generators": _generators,
         "refinement": _refinement,
         "synthesis": _synthesis,
         "missing": _missing,
         "speed": _speed,
     }
+    records = {**records, "curves": content.get("curves")}
     sections += [write(records[part]) for part, write in writers.items() if records.get(part)]
     return "\n\n".join(sections)
 
@@ -169,6 +180,35 @@ def _sampling(records: list[dict[str, Any]]) -> str:
                 marks.append(_mark(abs(ratio - 1) <= 0.03, text))
     text = "On the validation windows (the last values of the training series, held out of training)."
     return f"### Guidance, solver and steps\n\n{text}\n\n{table(head, rows)}\n\n" + "\n".join(marks)
+
+
+def _learning(curves: dict[str, list[dict[str, float]]]) -> str:
+    shares = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
+    head = ["set", "minutes", "updates", *(f"after {share:.0%}" for share in shares)]
+    rows = []
+    for name, points in curves.items():
+        last = points[-1]
+        chosen = [min(points, key=lambda p, s=share: abs(p["step"] - s * last["step"])) for share in shares]
+        figures = [f"{point['val_loss']:.4f}" for point in chosen]
+        rows.append([name, f"{last['minutes']:.1f}", str(int(last["step"])), *figures])
+    text = """Validation loss (with EDM's weighting, of the averaged model) on the held-out ends of the training series,
+by share of the training on one core. An untrained model is the Wiener filter."""
+    return f"### Learning curves\n\n{text}\n\n{table(head, rows)}"
+
+
+def _generators(records: list[dict[str, Any]]) -> str:
+    head = ["generator", "updates", "guidance", "solver", "NFE", "CRPS", "90 % band", "seconds"]
+    rows, last = [], ""
+    for r in records:
+        first = [r["generator"], str(r["updates"])] if r["generator"] != last else ["", ""]
+        last = r["generator"]
+        figures = [str(r["nfe"]), f"{r['wql']:.5f}", f"{r['coverage_90']:.2f}", f"{r['seconds']:.2f}"]
+        rows.append([*first, r.get("guidance", "sees what is known"), r["solver"], *figures])
+    r = records[0]
+    text = f"""Each trained for {r["minutes"]:.1f} minutes on one core on {r["set"]}: the same backbone and windows (one
+horizon of context, standardised), {r["samples"]} paths of {r["windows"]} test windows, one seed. NFE counts network
+calls; moment matching (mmps) takes three backward passes beside each, quantile guidance one."""
+    return f"### Generators at an equal training budget\n\n{text}\n\n{table(head, rows)}"
 
 
 def _refinement(records: list[dict[str, Any]]) -> str:
@@ -255,15 +295,27 @@ def _previous() -> dict[str, Any]:
 
 
 def _curves(folder: Path) -> dict[str, list[dict[str, float]]]:
-    """Validation loss by optimiser step of the latest run of each set."""
+    """Validation loss by update and minute of the latest run of each set; minutes are those of ``max_time``, evenly."""
     curves = {}
     for name in SETS:
         files = sorted((folder / name).rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
-        if files:
-            with files[-1].open() as file:
-                rows = [row for row in csv.DictReader(file) if row.get("val_loss")]
-            curves[name] = [{"step": int(r["step"]) + 1, "val_loss": float(r["val_loss"])} for r in rows]
+        if not files:
+            continue
+        with files[-1].open() as file:
+            rows = list(csv.DictReader(file))
+        total = 1 + max(int(row["step"]) for row in rows)
+        days, hours, minutes, seconds = map(int, _max_time(files[-1].with_name("config.yaml")).split(":"))
+        minute = (1440 * days + 60 * hours + minutes + seconds / 60) / total
+        curves[name] = [
+            {"step": step, "minutes": round(minute * step, 2), "val_loss": float(row["val_loss"])}
+            for row in rows
+            if row.get("val_loss") and (step := int(row["step"]) + 1)
+        ]
     return curves
+
+
+def _max_time(path: Path) -> str:
+    return yaml.safe_load(path.read_text())["trainer"]["max_time"]
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def _impute_options(parser: argparse.ArgumentParser) -> None:
 
 def _refine_options(parser: argparse.ArgumentParser) -> None:
     _data_options(parser, "series up to where the forecast starts")
-    text = "forecast to improve (.npz or table), or seasonal_naive, random_walk"
+    text = "forecast to improve (.npz or table), or seasonal_naive, random_walk, ridge (fitted to the data)"
     parser.add_argument("--base", required=True, metavar="FILE|NAME", help=text)
     add_options(parser, "checkpoint", "num_samples", "seed", "device", checkpoint=..., num_samples=100)
     parser.add_argument("--iterations", type=positive_int, default=20, metavar="N", help="gradient steps")

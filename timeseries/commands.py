@@ -22,8 +22,9 @@ from timeseries.bulk import forecast_in_chunks, impute_in_chunks, synthesize_in_
 from timeseries.covariates import forecast_with_future
 from timeseries.data import calendar
 from timeseries.data.demand import demand
+from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries
-from timeseries.evaluate import judge, real_windows, rolling_task
+from timeseries.evaluate import judge, real_windows, ridge_forecast, rolling_task
 from timeseries.forecast import Forecast
 from timeseries.generator import DiffusionForecaster
 from timeseries.requests import PICTURES, columns, input_file, load_model, read_data, sampling, trained_spec
@@ -115,7 +116,7 @@ def refine(options: argparse.Namespace) -> int:
         raise UserError(f"--step-size must be above 0, got {options.step_size}.")
     model = load_model(options)
     series = read_data(model, options)
-    base = _base(options.base, series, trained_spec(model).prediction_length)
+    base = _base(options.base, series, trained_spec(model))
     changes = {"steps": options.iterations, "step_size": options.step_size, "sampler": options.sampler}
     if options.batch_size:
         changes["rows"] = options.batch_size
@@ -196,13 +197,16 @@ def _future(series: Sequence[TimeSeries], options: argparse.Namespace) -> list[n
     return inputs.read_future(options.future, series, item_id=options.item_id, timestamp=options.timestamp)
 
 
-def _base(name: str, series: Sequence[TimeSeries], steps: int) -> np.ndarray:
-    """Samples (items, S, P) of a base forecast, in the order of the series."""
-    seasons = {"seasonal_naive": calendar.season_length(series[0].freq), "random_walk": 1}
-    if name in seasons and not Path(name).exists():
+def _base(name: str, series: Sequence[TimeSeries], spec: SeriesSpec) -> np.ndarray:
+    """Base forecast in the order of the series: samples (items, S, P), or points (items, P) of a baseline."""
+    if name in ("seasonal_naive", "random_walk", "ridge") and not Path(name).exists():
         if series[0].values.ndim > 1:
             raise UserError(f"--base {name} is for series of one variate.")
-        return seasonal_naive([s.values for s in series], steps, seasons[name])
+        past = [s.values for s in series]
+        if name == "ridge":
+            return ridge_forecast(series, past, spec)
+        season = calendar.season_length(spec.freq) if name == "seasonal_naive" else 1
+        return seasonal_naive(past, spec.prediction_length, season)
     base = io.read_forecast(name, series[0].freq)
     place = {item: k for k, item in enumerate(base.item_ids)}
     for s in series:

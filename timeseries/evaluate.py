@@ -17,7 +17,7 @@ import torch
 
 from scidiff.files import atomic_path
 from timeseries import metrics
-from timeseries.baselines import gaussian_naive, seasonal_naive
+from timeseries.baselines import Ridge, gaussian_naive, seasonal_naive
 from timeseries.data import calendar, datasets
 from timeseries.data.scaling import SeriesSpec
 from timeseries.data.series import TimeSeries
@@ -43,11 +43,13 @@ __all__ = [
     "match",
     "quantile_scores",
     "real_windows",
+    "ridge_forecast",
     "rolling_task",
 ]
 
 _COLUMNS = ("wql", "nd", "mase", "coverage_50", "coverage_90", "spread_skill")
 _DISCRIMINATED = 2000  # windows of a kind that the classifier sees
+_FITTED = 10_000  # windows that a ridge regression is fitted to
 
 
 class Task(NamedTuple):
@@ -230,9 +232,26 @@ def real_windows(series: Sequence[TimeSeries], spec: SeriesSpec, n: int, seed: i
     windows = store.take(store.draw(n, torch.Generator().manual_seed(seed)))
     complete = windows.observed[..., 0].flatten(1).all(1)
     if not complete.any():
-        raise ValueError(f"no window of {spec.length} steps is complete, so there is nothing to compare with.")
+        raise ValueError(
+            f"no window of {spec.length} steps is complete: there is nothing to learn from or to compare with."
+        )
     state, _ = scaled(windows.at(complete), spec)
     return state[..., 0, 0].double().numpy()
+
+
+def ridge_forecast(train: Sequence[TimeSeries], past: Sequence[np.ndarray], spec: SeriesSpec) -> np.ndarray:
+    """Point forecasts (W, P) of `timeseries.baselines.Ridge`, fitted to windows of ``train`` (one variate, no lags).
+
+    Gaps of the last C values of ``past`` are closed by straight lines; where nothing of them is known, NaN.
+
+    Raises:
+        ValueError: If no training window is complete.
+    """
+    c, p = spec.context_length, spec.prediction_length
+    scaling = "mean" if spec.scaling in ("mean", "longmean") else "std"
+    plain = SeriesSpec(spec.freq, p, c, scaling=scaling)
+    ridge = Ridge(c, p, scaling=scaling).fit(real_windows(train, plain, _FITTED), is_scaled=True)
+    return ridge.predict(np.stack([_closed(values, c) for values in past]))
 
 
 def judge_windows(windows: np.ndarray, series: Sequence[TimeSeries], spec: SeriesSpec, seed: int = 0) -> Report:
@@ -274,6 +293,15 @@ def judge_windows(windows: np.ndarray, series: Sequence[TimeSeries], spec: Serie
         rows[name]["log spectrum"] = spectrum_distance(*pair)
     facts = {"test windows": len(task.target), "synthetic": len(windows), "real": len(real)}
     return Report(rows, facts)
+
+
+def _closed(values: np.ndarray, count: int) -> np.ndarray:
+    """The last ``count`` values, gaps closed by straight lines and by the nearest value at the ends."""
+    recent = np.full(count, np.nan)
+    last = np.asarray(values, dtype=np.float64)[-count:]
+    recent[count - len(last) :] = last
+    known = np.flatnonzero(np.isfinite(recent))
+    return np.interp(np.arange(count), known, recent[known]) if len(known) else recent
 
 
 def _univariate(task: Task) -> tuple[list[np.ndarray], np.ndarray]:

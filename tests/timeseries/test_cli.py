@@ -217,6 +217,19 @@ def test_refine_starts_from_a_file_or_a_name(run, inputs):
     np.testing.assert_array_equal(new.samples, own.samples)
 
 
+def test_refine_starts_from_a_ridge_regression_on_the_data(run, inputs):
+    """Without a gradient step that moves anything, the refined paths are the base: a straight line goes on."""
+    line = pd.date_range("2021-01-01", periods=60, freq="h")
+    pd.DataFrame({"timestamp": line, "a": np.arange(60.0)}).to_csv("line.csv", index=False)
+    words = (
+        f"refine {_ONE} --data line.csv --base ridge -n 3 --iterations 1 --step-size 1e-12 --sampler sgd --out r.npz"
+    )
+    result = run(*words.split())
+    assert result.status == 0, result.err
+    expected = np.arange(60.0, 60 + P)  # the penalty 1 beside some 30 standardised windows bends it by some per cent
+    np.testing.assert_allclose(read_forecast("r.npz").samples[0], np.stack([expected] * 3), rtol=0.05)
+
+
 def test_synthesize_and_evaluate_windows(run, inputs):
     words = f"-n 40 --data full.csv --out new.npz --plot new.png --seed 1 {_ONE}"
     assert run("generate", *words.split()).status == 0
