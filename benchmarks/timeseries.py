@@ -5,7 +5,7 @@
     python -m benchmarks.timeseries --part forecasts --set exchange --windows 0 --samples 100 --seeds 5
 
 Parts can be run one by one: each replaces its own records of that set and leaves the others. The part ``generators``
-trains six models first, ``--minutes`` each. ``--runs FOLDER`` adds learning curves from Lightning's
+trains six models first, ``--updates`` each. ``--runs FOLDER`` adds learning curves from Lightning's
 ``FOLDER/SET/**/metrics.csv``; ``--part`` without a name runs nothing else. Needs the sets under $SCIDIFF_DATA.
 """
 
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument(
         "--checkpoints", type=Path, help="folder of checkpoints SET.safetensors, instead of packaged ones"
     )
-    parser.add_argument("--minutes", type=float, default=3.0, help="training of each of the generators")
+    parser.add_argument("--updates", type=int, default=1000, help="training of each of the generators")
     parser.add_argument("--runs", type=Path, help="folder of Lightning runs by set, for learning curves")
     options = parser.parse_args()
     content = _previous()
@@ -80,8 +80,8 @@ def measure(part: str, name: str, options: argparse.Namespace) -> list[dict[str,
     if part == "speed":
         return parts.speed()
     if part == "generators":
-        minutes = 0.5 if options.quick else options.minutes
-        return generators(name, options.windows or None, options.samples or 50, minutes) if name == "exchange" else []
+        updates = 100 if options.quick else options.updates
+        return generators(name, options.windows or None, options.samples or 50, updates) if name == "exchange" else []
     applies: dict[str, tuple[str, ...]] = {"refinement": ("m4_hourly",), "missing": ("exchange",)}
     path = options.checkpoints / f"{name}.safetensors" if options.checkpoints else packaged("timeseries").get(name)
     if name not in applies.get(part, SETS) or path is None or not Path(path).is_file():
@@ -197,17 +197,17 @@ by share of the training on one core. An untrained model is the Wiener filter.""
 
 
 def _generators(records: list[dict[str, Any]]) -> str:
-    head = ["generator", "updates", "guidance", "solver", "NFE", "CRPS", "90 % band", "seconds"]
+    head = ["generator", "training", "guidance", "solver", "NFE", "CRPS", "90 % band", "seconds"]
     rows, last = [], ""
     for r in records:
-        first = [r["generator"], str(r["updates"])] if r["generator"] != last else ["", ""]
+        first = [r["generator"], f"{r['training']:.0f} s"] if r["generator"] != last else ["", ""]
         last = r["generator"]
         figures = [str(r["nfe"]), f"{r['wql']:.5f}", f"{r['coverage_90']:.2f}", f"{r['seconds']:.2f}"]
         rows.append([*first, r.get("guidance", "sees what is known"), r["solver"], *figures])
     r = records[0]
-    text = f"""Each trained for {r["minutes"]:.1f} minutes on one core on {r["set"]}: the same backbone and windows (one
-horizon of context, standardised), {r["samples"]} paths of {r["windows"]} test windows, one seed. NFE counts network
-calls; moment matching (mmps) takes three backward passes beside each, quantile guidance one."""
+    text = f"""Each trained by {r["updates"]} updates on {r["set"]}, the same backbone and windows (one horizon of context,
+standardised), {r["samples"]} paths of {r["windows"]} test windows, one seed. Training and seconds are processor time. NFE
+counts network calls; moment matching (mmps) takes three backward passes beside each, quantile guidance one."""
     return f"### Generators at an equal training budget\n\n{text}\n\n{table(head, rows)}"
 
 
