@@ -67,7 +67,7 @@ def main() -> None:
                 kept = [r for r in content["records"].get(part, []) if name not in ("any", r.get("set"))]
                 content["records"][part] = sorted([*kept, *records], key=lambda r: SETS.index(r.get("set", SETS[0])))
                 print(*records, sep="\n", flush=True)
-                content["machine"] = machine()
+                content["machine"] = machine() if part != "speed" else content.get("machine", machine())
                 write_json("timeseries", content)
     if options.runs:
         content["curves"] = {**content.get("curves", {}), **_curves(options.runs)}
@@ -205,9 +205,10 @@ def _generators(records: list[dict[str, Any]]) -> str:
         figures = [str(r["nfe"]), f"{r['wql']:.5f}", f"{r['coverage_90']:.2f}", f"{r['seconds']:.2f}"]
         rows.append([*first, r.get("guidance", "sees what is known"), r["solver"], *figures])
     r = records[0]
-    text = f"""Each trained by {r["updates"]} updates on {r["set"]}, the same backbone and windows (one horizon of context,
-standardised), {r["samples"]} paths of {r["windows"]} test windows, one seed. Training and seconds are processor time. NFE
-counts network calls; moment matching (mmps) takes three backward passes beside each, quantile guidance one."""
+    text = f"""Each trained by {r["updates"]} updates on {r["set"]}, the same backbone and windows (one horizon of
+context, standardised), {r["samples"]} paths of {r["windows"]} test windows, one seed. Training and seconds are
+processor time. NFE counts network calls; moment matching (mmps) takes three backward passes beside each, quantile
+guidance one."""
     return f"### Generators at an equal training budget\n\n{text}\n\n{table(head, rows)}"
 
 
@@ -221,7 +222,7 @@ def _refinement(records: list[dict[str, Any]]) -> str:
             f"{r['step_size']:g}",
             str(r["windows"]),
             str(r["samples"]),
-            *(f"{r[key]:.5f}" for key in ("before", "wql", "nd")),
+            *(f"{r[key]:.5f}" if r[key] < 10 else "diverges" for key in ("before", "wql", "nd")),
         ]
         for r in records
     ]
