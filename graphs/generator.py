@@ -23,6 +23,7 @@ from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
 from scidiff.guidance import ClassifierFree, Observation, Replace
+from scidiff.progress import Bar
 from scidiff.samplers import get_solver, sample
 
 __all__ = ["GraphGenerator"]
@@ -160,7 +161,7 @@ class GraphGenerator(Pretrained):
         order = np.argsort(sizes, kind="stable")
         chunks = [order[start : start + batch_size] for start in range(0, n, batch_size)]
         parts, paths, nfe = [], [], 0
-        with _Bar(len(chunks) * settings["steps"], progress) as bar:
+        with Bar(len(chunks) * settings["steps"], progress) as bar:
             for chunk in chunks:
                 own = None if labels is None else labels[chunk]
                 guides = self._guides(own, guidance_scale, fixed, known, resample, int(sizes[chunk].max()), guidance)
@@ -295,7 +296,7 @@ class GraphGenerator(Pretrained):
         return self.spec.unpad(num_nodes=sizes, label=None if labels is None else labels.numpy(), **arrays)
 
 
-def _watch(bar: _Bar, recorder: PathRecorder | None) -> Callable[[Any], None]:
+def _watch(bar: Bar, recorder: PathRecorder | None) -> Callable[[Any], None]:
     """What is done after every step."""
 
     def watch(info: Any) -> None:
@@ -304,32 +305,6 @@ def _watch(bar: _Bar, recorder: PathRecorder | None) -> Callable[[Any], None]:
             recorder(info)
 
     return watch
-
-
-class _Bar:
-    """A tqdm bar, somebody else's, or nothing."""
-
-    def __init__(self, total: int, progress: bool | Callable[[], None]) -> None:
-        self.bar: Any = None
-        self.told = progress if callable(progress) else None
-        if progress and self.told is None:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=total, desc="sampling", unit="step", delay=0.5)  # silent before a quick error
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def advance(self) -> None:
-        """One step more."""
-        if self.bar is not None:
-            self.bar.update()
-        if self.told is not None:
-            self.told()
 
 
 def _trained(module: Any, sampling: Mapping[str, Any] | None) -> tuple[Denoiser, GraphSpec, Mapping[str, Any]]:

@@ -22,6 +22,7 @@ from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
 from scidiff.guidance import ClassifierFree, Replace
 from scidiff.noise import NoiseSource
+from scidiff.progress import Bar
 from scidiff.samplers import get_solver, sample
 from scidiff.samplers.engine import StepInfo
 
@@ -154,7 +155,7 @@ class MoleculeGenerator(Pretrained):
         records: list[MoleculeRecord | None] = [None] * n
         nfe = 0
         chunks = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-        with _Bar(len(chunks) * steps, progress) as bar:
+        with Bar(len(chunks) * steps, progress) as bar:
             for chunk in chunks:
                 state, nfe = self._draw(
                     sizes[chunk],
@@ -243,7 +244,7 @@ class MoleculeGenerator(Pretrained):
         state, info = sample(self.denoiser, start, seed=seeds, cond=cond, guidance=guidance, save="none", **options)
         return state, info.nfe
 
-    def _step(self, info: StepInfo, sizes: np.ndarray, bar: _Bar, watch: Any) -> None:
+    def _step(self, info: StepInfo, sizes: np.ndarray, bar: Bar, watch: Any) -> None:
         bar.advance()
         if watch is not None:
             assert isinstance(info.x, dict)
@@ -283,32 +284,6 @@ class MoleculeGenerator(Pretrained):
 
 def _listed(guidance: Any) -> list[Any]:
     return list(guidance) if isinstance(guidance, list | tuple) else [] if guidance is None else [guidance]
-
-
-class _Bar:
-    """A tqdm bar, somebody else's, or nothing."""
-
-    def __init__(self, total: int, progress: bool | Callable[[], None]) -> None:
-        self.bar: Any = None
-        self.told = progress if callable(progress) else None
-        if progress and self.told is None:
-            from tqdm.auto import tqdm
-
-            self.bar = tqdm(total=total, desc="sampling", unit="step", delay=0.5)  # silent before a quick error
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def advance(self) -> None:
-        """One step more."""
-        if self.bar is not None:
-            self.bar.update()
-        if self.told is not None:
-            self.told()
 
 
 def _trained(module: Any) -> tuple[Denoiser, MoleculeSpec]:

@@ -1,7 +1,7 @@
 """Graphs as flat arrays and dense padded batches; sources, splits and conversions."""
 
 from graphs.data.attributes import Attributes
-from graphs.data.batches import Batch, BucketSampler, DenseGraphs, dense_batch
+from graphs.data.batches import Batch, DenseGraphs, dense_batch
 from graphs.data.convert import as_graph_set, from_networkx, from_pyg, to_networkx, to_pyg
 from graphs.data.datamodule import GraphDataModule
 from graphs.data.graph_set import GraphSet
@@ -12,7 +12,6 @@ __all__ = [
     "SOURCES",
     "Attributes",
     "Batch",
-    "BucketSampler",
     "DenseGraphs",
     "GraphDataModule",
     "GraphSet",

@@ -10,11 +10,12 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from graphs.data.batches import Batch, BucketSampler, DenseGraphs
+from graphs.data.batches import Batch, DenseGraphs
 from graphs.data.convert import as_graph_set
 from graphs.data.graph_set import GraphSet
 from graphs.data.sources import SOURCES, SplitRule, load_named, split_codes
 from graphs.data.spec import GraphSpec
+from scidiff.buckets import BucketSampler
 from scidiff.configurable import Configurable
 from scidiff.loaders import ResumableLoader
 

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from molecules.data.batches import BucketSampler, DenseMolecules
+    from molecules.data.batches import DenseMolecules
     from molecules.data.cleaning import CleaningReport, CleaningRules, clean
     from molecules.data.datamodule import QM9, MoleculeDataModule, packaged_qm9
     from molecules.data.dataset import MoleculeDataset
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "QM9",
-    "BucketSampler",
     "CleaningReport",
     "CleaningRules",
     "DenseMolecules",
@@ -34,7 +33,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "batches": ("BucketSampler", "DenseMolecules"),
+    "batches": ("DenseMolecules",),
     "cleaning": ("CleaningReport", "CleaningRules", "clean"),
     "datamodule": ("QM9", "MoleculeDataModule", "packaged_qm9"),
     "dataset": ("MoleculeDataset",),

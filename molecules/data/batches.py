@@ -6,25 +6,23 @@ N^2, which is what a pair network pays for, stays under a limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from molecules.data.dataset import MoleculeDataset
 from molecules.data.spec import MoleculeSpec
+from scidiff.buckets import bucket_bounds
 
-__all__ = ["Batch", "BucketSampler", "DenseMolecules", "bucket_bounds"]
+__all__ = ["Batch", "DenseMolecules"]
 
 Batch = dict[str, Tensor]
 """``pos`` (B, N, 3) float32 angstrom, centred; ``atom``, ``charge`` (B, N) and ``bond`` (B, N, N) int64 class indices;
 ``node_mask`` (B, N) bool, True = real; ``property`` (B, P) float32, NaN = unknown, if the spec has properties. Padding
 is 0 everywhere."""
-
-_RATIO = 0.9  # smallest size of a bucket in units of its largest: pairs waste at most 1 - 0.9^2
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,14 @@ class DenseMolecules(Dataset[Batch]):
             )
         if not spec.covers(dataset).all():
             raise ValueError("the dataset has atoms outside the vocabulary of the spec. Select with spec.covers first.")
-        bounds = bucket_bounds(dataset.sizes, batch_pairs)
+        bounds = bucket_bounds(dataset.sizes, lambda size: batch_pairs // size**2)
         which = np.searchsorted(bounds, dataset.sizes)
         self.buckets = [_pad(dataset, spec, np.flatnonzero(which == k), int(n)) for k, n in enumerate(bounds)]
+        self.counts = [len(bucket.sizes) for bucket in self.buckets]
         self.batch_sizes = [batch_pairs // int(n) ** 2 for n in bounds]
 
     def __len__(self) -> int:
-        return sum(len(bucket.sizes) for bucket in self.buckets)
+        return sum(self.counts)
 
     def __getitem__(self, item: tuple[int, Tensor]) -> Batch:
         bucket, index = item
@@ -93,65 +92,6 @@ class DenseMolecules(Dataset[Batch]):
         """(B,) indices in the dataset of the molecules of a batch."""
         bucket, index = item
         return self.buckets[bucket].rows.index_select(0, index)
-
-
-class BucketSampler(Sampler[tuple[int, Tensor]]):
-    """Batches of `DenseMolecules`, every molecule once an epoch, the same for the same seed and epoch.
-
-    A bucket is cut into batches of nearly equal length, so that no epoch ends with a batch of one. With ``shuffle`` the
-    molecules of a bucket and the order of all batches are permuted.
-
-    Args:
-        data: Padded molecules.
-        shuffle: Whether epochs differ; else buckets come by size and molecules in order.
-        seed: Seed of the permutations.
-        epoch: Function that tells the current epoch; None leaves it to `set_epoch`.
-    """
-
-    def __init__(
-        self, data: DenseMolecules, *, shuffle: bool, seed: int = 0, epoch: Callable[[], int | None] | None = None
-    ) -> None:
-        self.counts = [len(bucket.sizes) for bucket in data.buckets]
-        self.batches = [-(-count // size) for count, size in zip(self.counts, data.batch_sizes)]
-        self.shuffle = shuffle
-        self.seed = seed
-        self._epoch_of = epoch
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation; a function given as ``epoch`` goes before."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(self.batches)
-
-    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        told = self._epoch_of() if self._epoch_of is not None else None
-        rng = np.random.default_rng((self.seed, self._epoch if told is None else told))
-        plan: list[tuple[int, Tensor]] = []
-        for bucket, (count, batches) in enumerate(zip(self.counts, self.batches)):
-            order = rng.permutation(count) if self.shuffle else np.arange(count)
-            plan += [(bucket, torch.from_numpy(part)) for part in np.array_split(order, batches)]
-        if self.shuffle:
-            plan = [plan[k] for k in rng.permutation(len(plan))]
-        yield from plan
-
-
-def bucket_bounds(sizes: np.ndarray, batch_pairs: int) -> np.ndarray:
-    """Largest size of each bucket, ascending.
-
-    From the largest size down, a bucket takes sizes down to 0.9 of its largest, and further ones as long as it holds
-    less than one full batch.
-    """
-    present, counts = np.unique(sizes, return_counts=True)
-    bounds: list[int] = []
-    held = 0
-    for size, count in zip(present[::-1].tolist(), counts[::-1].tolist()):
-        if not bounds or (size < _RATIO * bounds[-1] and held >= batch_pairs // bounds[-1] ** 2):
-            bounds.append(size)
-            held = 0
-        held += count
-    return np.array(bounds[::-1], dtype=np.int64)
 
 
 def _pad(dataset: MoleculeDataset, spec: MoleculeSpec, rows: np.ndarray, size: int) -> _Bucket:

@@ -16,13 +16,14 @@ import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from molecules.data.batches import Batch, BucketSampler, DenseMolecules
+from molecules.data.batches import Batch, DenseMolecules
 from molecules.data.cleaning import CleaningReport, CleaningRules
 from molecules.data.dataset import MoleculeDataset
 from molecules.data.prepare import GEOMETRY_BAND, load_clean, random_split
 from molecules.data.spec import MoleculeSpec
 from molecules.properties import check_computed, property_table
 from molecules.verdict import judge
+from scidiff.buckets import BucketSampler
 from scidiff.configurable import Configurable
 from scidiff.loaders import ResumableLoader
 

@@ -10,8 +10,8 @@ from rdkit import Chem
 
 from molecules import QM9, MoleculeDataModule, MoleculeDataset
 from molecules.chemistry import MoleculeRecord, assemble
-from molecules.data import BucketSampler, DenseMolecules, MoleculeSpec, packaged_qm9
-from molecules.data.batches import bucket_bounds
+from molecules.data import DenseMolecules, MoleculeSpec, packaged_qm9
+from scidiff.buckets import BucketSampler, bucket_bounds
 from scidiff.configurable import Configurable, build
 
 
@@ -113,9 +113,9 @@ def test_bucket_bounds_by_hand():
     """Down to 0.9 of the largest; below that only while there is less than one full batch."""
     sizes = np.array([10] * 30 + [9] * 5 + [8] * 40 + [7] * 2 + [3])
     # full batches are 10 (of size 10), 15 (of size 8) and 20 (of size 7): the 3 joins the two 7s
-    assert bucket_bounds(sizes, batch_pairs=1_000).tolist() == [7, 8, 10]
-    assert bucket_bounds(sizes, batch_pairs=100).tolist() == [3, 7, 8, 10]
-    assert bucket_bounds(sizes, batch_pairs=100_000).tolist() == [10]
+    assert bucket_bounds(sizes, lambda size: 1_000 // size**2).tolist() == [7, 8, 10]
+    assert bucket_bounds(sizes, lambda size: 100 // size**2).tolist() == [3, 7, 8, 10]
+    assert bucket_bounds(sizes, lambda size: 100_000 // size**2).tolist() == [10]
 
 
 def test_limits_are_explained():
