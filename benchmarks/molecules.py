@@ -44,7 +44,7 @@ def measure(
         warnings.simplefilter("ignore")
         report = mols.report(reference=reference, training_smiles=training, descriptors=False)
     names = ("valid", "good_bonds", "valid_3d", "unique", "novel", "connected", "atom_tv", "bond_tv", "bond_length_w1")
-    figures = {name: _figure(report, name) for name in names}
+    figures = {name: figure(report, name) for name in names}
     return {
         "steps": steps,
         "nfe": steps + 1,
@@ -97,7 +97,8 @@ def _references(generator: MoleculeGenerator) -> tuple[list[Any], frozenset[str]
     return [part.record(i) for i in range(min(len(part), 5000))], training, source
 
 
-def _figure(report: Any, name: str) -> dict[str, float] | None:
+def figure(report: Any, name: str) -> dict[str, float] | None:
+    """A figure of any section of a report without its empty fields; None if it is not there."""
     for figures in report.sections.values():
         if name in figures:
             return {key: value for key, value in figures[name]._asdict().items() if value is not None}
@@ -109,19 +110,20 @@ def _text(content: dict[str, Any]) -> str:
     head = ["steps", "NFE", "valid and connected", "bonds within 25 %", "valid 3D", "unique", "novel", "seconds"]
     keys = ("valid", "good_bonds", "valid_3d", "unique", "novel")
     rows = [
-        [str(r["steps"]), str(r["nfe"]), *(_percent(r.get(key)) for key in keys), f"{r['seconds']:.1f}"]
+        [str(r["steps"]), str(r["nfe"]), *(percent(r.get(key)) for key in keys), f"{r['seconds']:.1f}"]
         for r in content["rows"]
     ]
     n = content["rows"][0]["n"]
     return _PAGE.format(n=n, **content, **place) + table(head, rows)
 
 
-def _percent(figure: dict[str, float] | None) -> str:
-    if figure is None:
+def percent(share: dict[str, float] | None) -> str:
+    """A share in percent, with its interval if it has one."""
+    if share is None:
         return "-"
-    text = f"{100 * figure['value']:.1f}"
-    if "low" in figure and "high" in figure:
-        text += f" ({100 * figure['low']:.1f}-{100 * figure['high']:.1f})"
+    text = f"{100 * share['value']:.1f}"
+    if "low" in share and "high" in share:
+        text += f" ({100 * share['low']:.1f}-{100 * share['high']:.1f})"
     return text
 
 
