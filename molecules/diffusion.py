@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from molecules.anchors import AnchoredOT, centred_on_fixed, random_parts
 from molecules.data.spec import MoleculeSpec
+from molecules.fine_tuning import adapted_weights, matched_classes, new_classes
 from molecules.networks import MessagePassing, PairFormer
 from molecules.recipes import Flow, Recipe
 from scidiff import random
@@ -21,6 +23,8 @@ from scidiff.process import Process
 from scidiff.training import CONFIG_KEY, DiffusionModule, StepLoss
 
 __all__ = ["MoleculeDiffusion"]
+
+_PUSH, _PUSHED_BELOW = 0.5, 0.5  # angstrom and time (Dunn and Koes 2025)
 
 
 class MoleculeDiffusion(DiffusionModule):
@@ -43,6 +47,8 @@ class MoleculeDiffusion(DiffusionModule):
             `molecules.anchors.random_parts`; 0 trains none.
         property_dropout: Share of the training molecules that are shown without properties. Of several properties the
             others are shown in random subsets of at least one.
+        distortion: Share of the atoms that are pushed by N(0, (0.5 angstrom)^2) where t < 0.5, after the noise: the
+            network learns to mend geometries that samplers spoil; 0 for none.
         time_law: Distribution of the training time; that of the recipe by default.
         lr: Peak learning rate.
         warmup_steps: Steps of the linear warm-up.
@@ -56,7 +62,7 @@ class MoleculeDiffusion(DiffusionModule):
 
     References: Le et al. 2024 (EQGAT-diff), section 3 (joint generation, x0 prediction); Irwin et al. 2024 (SemlaFlow),
     section 3 (flow matching, self-conditioning); Ho and Salimans 2022 (null condition); Igashov et al. 2024
-    (DiffLinker: given fragments).
+    (DiffLinker: given fragments); Dunn and Koes 2025 (FlowMol3: distortion).
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class MoleculeDiffusion(DiffusionModule):
         self_conditioning: float = 0.5,
         fixed_share: float = 0.0,
         property_dropout: float = 0.15,
+        distortion: float = 0.0,
         time_law: TimeLaw | None = None,
         lr: float = 1e-3,
         warmup_steps: int = 300,
@@ -92,7 +99,7 @@ class MoleculeDiffusion(DiffusionModule):
         )
         if set(weights) != set(recipe.loss_weights):
             raise ValueError(f"loss_weights has the keys {sorted(recipe.loss_weights)}, got {sorted(weights)}.")
-        shares = {"self_conditioning": self_conditioning, "fixed_share": fixed_share}
+        shares = {"self_conditioning": self_conditioning, "fixed_share": fixed_share, "distortion": distortion}
         for name, share in {**shares, "property_dropout": property_dropout}.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} is a probability, got {share}.")
@@ -100,6 +107,7 @@ class MoleculeDiffusion(DiffusionModule):
             raise ValueError(f"coupling must be 'equivariant_ot' or 'independent', got {coupling!r}.")
         self.recipe, self.self_conditioning = recipe, self_conditioning
         self.fixed_share, self.property_dropout = fixed_share, property_dropout
+        self.distortion = distortion
         transport = AnchoredOT() if fixed_share > 0 else EquivariantOT()
         self.coupling: Coupling = transport if coupling == "equivariant_ot" else Independent()
         network = network if network is not None else PairFormer()
@@ -128,11 +136,28 @@ class MoleculeDiffusion(DiffusionModule):
         if config is not None and self.spec is not None:
             _check_vocabulary(build(config), self.spec)
 
-    def check_start(self, config: Mapping[str, Any]) -> None:
-        """Refuse to start from weights of another vocabulary, see `scidiff.warm_start.WarmStart`."""
-        spec = config.get("init_args", {}).get("spec")
-        if spec is not None and self.spec is not None:
-            _check_classes(build(spec), self.spec)
+    def adapt_start(
+        self, config: Mapping[str, Any], weights: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], list[str]]:
+        """Weights of a checkpoint with the classes of this module, and the names of its new ones.
+
+        Elements, charges and bonds are matched by name (`molecules.fine_tuning`); the module takes the checkpoint's
+        unit of length, in which distances were learnt. See `scidiff.warm_start.WarmStart`.
+        """
+        start = config.get("init_args", {}).get("spec")
+        if start is None or self.spec is None:
+            return weights, []
+        given = build(start)
+        own, network = self.spec, self.denoiser.network
+        if not hasattr(network, "class_axes") or self.recipe.masked():
+            _check_classes(given, own)
+        matched = matched_classes(own, given)
+        self.spec = dataclasses.replace(own, pos_std=given.pos_std)
+        self._remember(spec=self.spec)
+        if given.has_vocabulary_of(own):
+            return weights, []
+        axes = {f"denoiser.network.{name}": value for name, value in network.class_axes().items()}
+        return adapted_weights(self.state_dict(), weights, axes, matched), new_classes(own, given)
 
     def prepare(self, batch: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], None, dict[str, Any]]:
         """State in the units of the recipe, no endpoint, and ``cond``: node mask, normalised properties."""
@@ -154,6 +179,8 @@ class MoleculeDiffusion(DiffusionModule):
             state["pos"] = centred_on_fixed(state["pos"], cond["fixed"])
         noise = self._noise(state["pos"], cond, generator)
         x_t, _ = process.perturb(state, t, {"pos": noise}, generator=generator, cond=cond)
+        if self.distortion > 0:
+            x_t["pos"] = x_t["pos"] + self._push(x_t["pos"], t, cond, generator)
         chance = torch.rand((), generator=generator, device=generator.device)
         if self.self_conditioning > 0 and bool(chance < self.self_conditioning):
             with torch.no_grad():
@@ -169,6 +196,18 @@ class MoleculeDiffusion(DiffusionModule):
         live = component.space.live(z, cond)
         noise = component.shape(z if live is None else torch.where(live, z, 0), cond, generator=generator)
         return self.coupling.couple(pos, noise, cond)
+
+    def _push(self, pos: Tensor, t: Tensor, cond: Mapping[str, Any], generator: torch.Generator) -> Tensor:
+        """Distortion of some atoms near the data, in the space of the positions."""
+        assert self.spec is not None
+        space = self.denoiser.process.continuous["pos"].space
+        kind = {"generator": generator, "device": pos.device}
+        is_pushed = random.drawn(torch.rand, pos.shape[:2], **kind) < self.distortion
+        is_pushed = is_pushed & (t < _PUSHED_BELOW)[:, None]
+        push = _PUSH / self.recipe.scale(self.spec) * random.drawn(torch.randn, pos.shape, dtype=pos.dtype, **kind)
+        live = space.live(push, cond)
+        push = torch.where(is_pushed[..., None], push, 0)
+        return space.project(push if live is None else torch.where(live, push, 0), cond)
 
     def _adopt(self, spec: MoleculeSpec) -> None:
         """Build the network for the classes of ``spec``, and remember both as constructor arguments."""

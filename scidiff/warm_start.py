@@ -20,7 +20,9 @@ class WarmStart(pl.Callback):
 
     A weight is taken where the module has one of the same name and shape. What only the module has starts as it was
     initialised (networks initialise new conditions such that they have no effect at first); what only the checkpoint
-    has is left out. Optimiser, schedule and average start anew; to go on with an interrupted run, resume it.
+    has is left out. A module may adapt the weights first: its ``adapt_start(config, weights)`` returns them for its own
+    classes, and the names of the new ones. Optimiser, schedule and average start anew; to go on with an interrupted
+    run, resume it.
 
     Args:
         checkpoint: Name of a packaged checkpoint, or a path.
@@ -35,6 +37,7 @@ class WarmStart(pl.Callback):
         copied: Names of the weights that were taken.
         fresh: Names of those that start anew.
         unused: Names of those of the checkpoint that have no place.
+        new_classes: Names of the classes that the checkpoint does not know, where the module matches them by name.
     """
 
     def __init__(self, checkpoint: str | os.PathLike[str], package: str | None = None) -> None:
@@ -43,13 +46,15 @@ class WarmStart(pl.Callback):
         self.copied: list[str] = []
         self.fresh: list[str] = []
         self.unused: list[str] = []
+        self.new_classes: list[str] = []
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Copy, before the optimiser and the average see the weights."""
-        check: Any = getattr(pl_module, "check_start", None)
-        if check is not None:
-            check(self._checkpoint.config)
-        self._copy(pl_module.state_dict(), self._checkpoint.tensors)
+        weights: Mapping[str, Tensor] = self._checkpoint.tensors
+        adapt: Any = getattr(pl_module, "adapt_start", None)
+        if adapt is not None:
+            weights, self.new_classes = adapt(self._checkpoint.config, weights)
+        self._copy(pl_module.state_dict(), weights)
 
     @torch.no_grad()
     def _copy(self, own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

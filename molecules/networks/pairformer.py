@@ -94,6 +94,14 @@ class PairFormer(Configurable, nn.Module):
                 for parameter in module.parameters():
                     nn.init.zeros_(parameter)
 
+    def class_axes(self) -> dict[str, tuple[int, tuple[str, ...]]]:
+        """Which weights count classes, see `molecules.fine_tuning`."""
+        sites, pairs = ("atom", "charge"), ("bond",)
+        axes = {"node_self.weight": (1, sites), "bond_self.weight": (1, pairs)}
+        axes |= {f"{name}.weight": (0, (name,)) for name in (*sites, *pairs)}
+        heads = {f"node_head.{len(self.node_head) - 1}": sites, f"pair_head.{len(self.pair_head) - 1}": pairs}
+        return axes | {f"{name}.{kind}": (0, kinds) for name, kinds in heads.items() for kind in ("weight", "bias")}
+
     def forward(self, state: Mapping[str, Tensor], t: Tensor, cond: Mapping[str, Any]) -> dict[str, Tensor]:
         """See the class."""
         x = state["pos"]

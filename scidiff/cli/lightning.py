@@ -121,6 +121,7 @@ def _fit(domain: Domain, cli: DomainCLI, ckpt: Path | None, out: Path | None, wa
     facts: dict[str, Any] = {"steps": cli.trainer.global_step, "minutes": round((time.perf_counter() - start) / 60, 2)}
     if warm is not None:
         facts["weights taken"] = f"{len(warm.copied)} of {len(warm.copied) + len(warm.fresh)} from {warm.path}"
+        facts |= {"new classes": ", ".join(warm.new_classes)} if warm.new_classes else {}
     folder = Path(cli.trainer.log_dir or cli.trainer.default_root_dir)
     best = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
     if best:

@@ -101,6 +101,30 @@ def test_both_branches_of_self_conditioning_are_tested(batch):
     assert sorted(drawn) == [False, True]
 
 
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_distortion_pushes_a_share_of_the_atoms_near_the_data(batch, share):
+    """E |push|^2 = 3 (n - 1) share (0.5 A)^2 a centred molecule of n atoms where t < 0.5; nothing elsewhere."""
+    models = [module(coupling="independent", self_conditioning=0.0, distortion=d) for d in (0.0, share)]
+    seen = []
+    for model in models:
+        model.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    counts, ratios = batch["node_mask"].sum(1), []
+    for seed in range(40):
+        seen.clear()
+        for model in models:
+            model.training_loss(batch, torch.Generator().manual_seed(seed))
+        (plain, t), (pushed, again) = (inputs[:2] for inputs in seen)
+        assert torch.equal(t, again)
+        push = small_spec().pos_std * (pushed["pos"] - plain["pos"])
+        assert not push[t >= 0.5].any()
+        assert not push[~batch["node_mask"]].any()
+        assert push.sum(1).abs().max() < 1e-12
+        square = push.square().sum((1, 2)) / (3 * (counts - 1) * share * 0.25)
+        ratios += square[t < 0.5].tolist()
+    # a square of mean 1: kurtosis 3/share at most a component, of which there are at least 12 a molecule
+    assert np.mean(ratios) == pytest.approx(1, abs=4 * (3 / share / 12 / len(ratios)) ** 0.5)
+
+
 def by_hand(model, batch, coupling, self_conditioning, g):
     spec, mask = small_spec(), batch["node_mask"]
     b = len(mask)

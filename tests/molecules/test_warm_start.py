@@ -66,13 +66,60 @@ def test_training_moves_the_new_conditions(checkpoint):
     assert last.weight.grad.abs().max() > 0
 
 
-def test_other_shapes_and_vocabularies_are_refused(checkpoint):
+def _other_classes():
+    """One element more, one charge less and one more."""
+    spec = small_spec()
+    assert (spec.elements, spec.charges) == (("C", "N", "O"), (-1, 0, 1))
+    return dataclasses.replace(
+        spec,
+        elements=("C", "N", "O", "F"),
+        charges=(0, 1, 2),
+        atom_marginal=(0.4, 0.3, 0.2, 0.1),
+        charge_marginal=(0.8, 0.1, 0.1),
+        pos_std=2.0,
+    )
+
+
+def test_classes_are_matched_by_name(checkpoint):
+    """Atoms and charges that both know are read and predicted as before, whatever their places; new ones are said."""
+    module = _module(_other_classes())
+    fresh = {name: value.clone() for name, value in module.state_dict().items()}
+    warm = _start(module, checkpoint)
+    assert warm.new_classes == ["F", "charge +2"]
+    assert module.spec.pos_std == small_spec().pos_std  # distances were learnt in this unit
+    assert MoleculeDiffusion.from_config(module.to_config()).spec == module.spec
+    generator = torch.Generator().manual_seed(0)
+    pos = torch.randn(2, 4, 3, generator=generator)
+    atom, bond = torch.randint(0, 3, (2, 4), generator=generator), torch.randint(0, 4, (2, 4, 4), generator=generator)
+    charge = torch.randint(0, 2, (2, 4), generator=generator)  # 0 and +1 here, one place further in the checkpoint
+    bond = bond.triu(1) + bond.triu(1).mT
+    shares = [torch.rand(2, 4, k, generator=generator) for k in (3, 2)]
+    pairs = torch.rand(2, 4, 4, 4, generator=generator)
+    zero = torch.zeros(2, 4, 1)
+    told = {"pos": pos.flip(1), "bond": pairs + pairs.transpose(1, 2)}
+    own = {"atom": torch.cat([shares[0], zero], -1), "charge": torch.cat([shares[1], zero], -1)}
+    given = {"atom": shares[0], "charge": torch.cat([zero, shares[1]], -1)}
+    t, mask = torch.tensor([0.2, 0.7]), torch.ones(2, 4, dtype=torch.bool)
+    state = {"pos": pos, "atom": atom, "charge": charge, "bond": bond}
+    with torch.no_grad():
+        after = module.denoiser.network(state, t, {"node_mask": mask, "self_cond": {**told, **own}})
+        before = small_generator().denoiser.network(
+            {**state, "charge": charge + 1}, t, {"node_mask": mask, "self_cond": {**told, **given}}
+        )
+    for name, columns in {"pos": slice(None), "bond": slice(None), "atom": slice(0, 3)}.items():
+        torch.testing.assert_close(after[name][..., columns], before[name], rtol=0, atol=1e-5, msg=name)
+    torch.testing.assert_close(after["charge"][..., :2], before["charge"][..., 1:], rtol=0, atol=1e-5)
+    row = module.state_dict()["denoiser.network.atom.weight"][3]
+    assert torch.equal(row, fresh["denoiser.network.atom.weight"][3])  # fluorine starts as it was
+
+
+def test_other_shapes_and_hydrogens_are_refused(checkpoint):
     torch.manual_seed(1)
     wide = MoleculeDiffusion(PairFormer(**{**SMALL, "width": 32}), spec=small_spec())
     with pytest.raises(ValueError, match=r"has shape \(.*\) in .*start.safetensors', but \("):
         _start(wide, checkpoint)
     explicit = MoleculeSpec.from_dataset(packaged_qm9().subset("train"))
-    with pytest.raises(ValueError, match="elements, charges, hydrogens and bond classes must be the same"):
+    with pytest.raises(ValueError, match="hydrogens and bond classes must be the same"):
         _start(_module(explicit), checkpoint)
     with pytest.raises(ValueError, match=r"no weight of .* has a place"):
         _start(pl.LightningModule(), checkpoint)
