@@ -53,10 +53,10 @@ was not, and the part is put back after each step.
 
 
 class Wishes(NamedTuple):
-    """Properties (n,) by name of real molecules, and their numbers of atoms (n,)."""
+    """Properties (n,) by name of real molecules, and their numbers of atoms."""
 
     values: dict[str, np.ndarray]
-    sizes: np.ndarray
+    sizes: list[int]
     source: str
 
 
@@ -69,7 +69,7 @@ def held_out(generator: MoleculeGenerator, n: int, seed: int) -> Wishes:
     part = part.subset(generator.spec.covers(part))
     part = part.subset(np.random.default_rng(seed).choice(len(part), min(n, len(part)), replace=False))
     source = "QM9 test part" if is_full else "test part of the packaged subset"
-    return Wishes(property_table(part.smiles or [], list(generator.spec.properties)), part.sizes, source)
+    return Wishes(property_table(part.smiles or [], list(generator.spec.properties)), part.sizes.tolist(), source)
 
 
 def spread_of(generator: MoleculeGenerator, wishes: Wishes, seed: int) -> dict[str, Any]:

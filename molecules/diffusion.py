@@ -179,6 +179,7 @@ class MoleculeDiffusion(DiffusionModule):
             state["pos"] = centred_on_fixed(state["pos"], cond["fixed"])
         noise = self._noise(state["pos"], cond, generator)
         x_t, _ = process.perturb(state, t, {"pos": noise}, generator=generator, cond=cond)
+        assert isinstance(x_t, dict)
         if self.distortion > 0:
             x_t["pos"] = x_t["pos"] + self._push(x_t["pos"], t, cond, generator)
         chance = torch.rand((), generator=generator, device=generator.device)
