@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from graphs.networks.pairs import Pairs
 from graphs.networks.structure import describe_structure, num_features
 from scidiff.configurable import Configurable
+from scidiff.nn.time_features import TimeEmbedding
 
 __all__ = ["EdgeTransformer"]
 
@@ -93,7 +94,7 @@ class EdgeTransformer(Configurable, nn.Module):
         self.node_in = nn.Linear(2 * (node_outputs + edge_classes - 1 + node_structure), width)
         self.pair_in = nn.Linear(2 * (edge_outputs + pair_structure), edge_width)
         self.graph_in = nn.Linear(2 + 2 * graph_structure, width)
-        self.time = _TimeEmbedding(width)
+        self.time = TimeEmbedding(width)
         self.label = nn.Embedding(num_labels + 1, width) if num_labels else None
         self.blocks = nn.ModuleList(_Block(width, edge_width, num_heads, triangle_width) for _ in range(num_layers))
         self.node_head = _head(width, node_outputs) if node_outputs else None
@@ -234,21 +235,6 @@ class _Block(nn.Module):
         count = pairs.node_mask.sum(1).clamp_min(1).to(left.dtype)
         left, right = (torch.where(real, z.permute(0, 3, 1, 2), 0) for z in (left, right))
         return (left @ right.transpose(-1, -2) / count.sqrt()[:, None, None, None]).permute(0, 2, 3, 1)
-
-
-class _TimeEmbedding(nn.Module):
-    """Fourier features of t, and of log t for small noise, through a two-layer network."""
-
-    def __init__(self, width: int, num_frequencies: int = 16) -> None:
-        super().__init__()
-        self.num_frequencies = num_frequencies
-        self.net = nn.Sequential(nn.Linear(2 * num_frequencies + 2, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, t: Tensor) -> Tensor:
-        log_t = (t + 1e-3).log()
-        frequencies = torch.arange(1, self.num_frequencies // 2 + 1, device=t.device, dtype=t.dtype)
-        angles = torch.cat([math.pi * t[:, None] * frequencies, 0.5 * log_t[:, None] * frequencies], -1)
-        return self.net(torch.cat([angles.sin(), angles.cos(), t[:, None], log_t[:, None] / 4], -1))
 
 
 def _label_rows(label: Tensor | None, num_graphs: int, device: torch.device) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scidiff.configurable import Configurable
+from scidiff.nn.time_features import TimeEmbedding
 
 __all__ = ["PairFormer"]
 
@@ -73,7 +74,7 @@ class PairFormer(Configurable, nn.Module):
         self.bond = nn.Embedding(bond_classes, pair_width)
         self.node_self = nn.Linear(atom_classes + charge_classes, width, bias=False)
         self.bond_self = nn.Linear(bond_classes, pair_width, bias=False)
-        self.time = _TimeEmbedding(width)
+        self.time = TimeEmbedding(width)
         self.size = nn.Linear(2, width)
         self.num_properties = num_properties
         self.property = _mlp(2 * num_properties, width) if num_properties else None
@@ -298,21 +299,6 @@ class _Distances(nn.Module):
         exponent = -0.5 * ((distance - self.centers.to(x.dtype)) / self.width) ** 2
         is_low = exponent < _LOWEST_EXPONENT
         return torch.where(is_low, 0.0, torch.where(is_low, 0.0, exponent).exp())
-
-
-class _TimeEmbedding(nn.Module):
-    """Fourier features of t, and of log t for small noise, through a two-layer network."""
-
-    def __init__(self, width: int, num_frequencies: int = 16) -> None:
-        super().__init__()
-        self.num_frequencies = num_frequencies
-        self.net = nn.Sequential(nn.Linear(2 * num_frequencies + 2, width), nn.SiLU(), nn.Linear(width, width))
-
-    def forward(self, t: Tensor) -> Tensor:
-        log_t = (t + 1e-3).log()
-        frequencies = torch.arange(1, self.num_frequencies // 2 + 1, device=t.device, dtype=t.dtype)
-        angles = torch.cat([math.pi * t[:, None] * frequencies, 0.5 * log_t[:, None] * frequencies], -1)
-        return self.net(torch.cat([angles.sin(), angles.cos(), t[:, None], log_t[:, None] / 4], -1))
 
 
 def _all_distances(r: Tensor) -> Tensor:

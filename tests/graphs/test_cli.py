@@ -1,9 +1,4 @@
 import json
-import re
-import subprocess
-import sys
-import time
-from argparse import Namespace
 from pathlib import Path
 
 import networkx as nx
@@ -14,23 +9,13 @@ from PIL import Image
 from graphs.data import GraphSet
 from graphs.data.generators import community_fresh, planar
 from graphs.io import read_graphs, write_graphs
-from scidiff.cli import main
-
-ROOT = Path(__file__).parents[2]
+from tests.commands import check_help, check_refusal, runner, table
 
 
 @pytest.fixture
 def run(capfd, tmp_path, monkeypatch):
     """Run ``scidiff graphs WORDS`` in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SCIDIFF_DEBUG", raising=False)
-
-    def call(*words):
-        status = main(["graphs", *(str(word) for word in words)])
-        out, err = capfd.readouterr()
-        return Namespace(status=status, out=out, err=err)
-
-    return call
+    return runner("graphs", capfd, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -47,24 +32,9 @@ def inputs(tmp_path):
     return tmp_path
 
 
-def table(text):
-    """Name and value of each line of a two-column table."""
-    rows = (re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.splitlines())
-    return {row[0]: row[1] for row in rows if len(row) == 2}
-
-
 def test_help_of_every_verb_needs_no_torch():
-    code = (
-        "import sys; from scidiff.cli import main\n"
-        "for verb in ('prepare', 'generate', 'evaluate', 'plot'):\n"
-        "    assert main(['graphs', verb, '--help']) == 0\n"
-        "assert not {'torch', 'rdkit', 'networkx', 'pytorch_lightning'} & set(sys.modules)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    for option in ("--graph-nodes", "--label", "--fixed", "--reference", "--drop-isolated", "--charges", "--columns"):
-        assert option in result.stdout
+    options = ("--graph-nodes", "--label", "--fixed", "--reference", "--drop-isolated", "--charges", "--columns")
+    check_help("graphs", ["prepare", "generate", "evaluate", "plot"], options)
 
 
 BAD = {
@@ -102,17 +72,7 @@ BAD = {
 
 @pytest.mark.parametrize("words", BAD)
 def test_bad_input_is_one_sentence_before_any_work(run, inputs, words):
-    before = {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()}
-    start = time.process_time()
-    result = run(*words.split())
-    assert time.process_time() - start < 15
-    assert result.status == 2
-    lines = [line for line in result.err.splitlines() if line and "Warning" not in line]
-    assert len(lines) == 1, result.err
-    assert lines[0].startswith("scidiff: error: ")
-    assert BAD[words] in lines[0]
-    assert result.out == ""
-    assert {path: path.read_bytes() for path in inputs.rglob("*") if path.is_file()} == before
+    check_refusal(run, words, BAD[words], inputs)
 
 
 def test_prepare_writes_the_split(run):

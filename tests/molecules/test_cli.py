@@ -1,10 +1,5 @@
 import csv
 import json
-import re
-import subprocess
-import sys
-import time
-from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +12,11 @@ from molecules.data import MoleculeDataset, packaged_qm9
 from molecules.fragments import read_part
 from molecules.io import read_sdf, read_xyz, write_sdf, write_xyz
 from molecules.networks import PairFormer
-from scidiff.cli import main
+from tests.commands import ROOT, check_help, check_refusal, runner, table
 from tests.molecules.models import SMALL, small_generator
 from tests.molecules.test_fragments import embedded
 from tests.molecules.toys import from_smiles, packaged
 
-ROOT = Path(__file__).parents[2]
 SMILES = ("CCO", "C#N", "CC(=O)N", "[NH3+]CC(=O)[O-]", "c1cc[nH]c1")
 
 
@@ -34,36 +28,13 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture
 def run(capfd, tmp_path, monkeypatch):
     """Run ``scidiff molecules WORDS`` in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SCIDIFF_DEBUG", raising=False)
     monkeypatch.delenv("SCIDIFF_DATA", raising=False)
-
-    def call(*words):
-        status = main(["molecules", *(str(word) for word in words)])
-        out, err = capfd.readouterr()
-        return Namespace(status=status, out=out, err=err)
-
-    return call
-
-
-def table(text):
-    """Name and value of each line of a two-column table."""
-    rows = (re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in text.splitlines())
-    return {row[0]: row[1] for row in rows if len(row) == 2}
+    return runner("molecules", capfd, tmp_path, monkeypatch)
 
 
 def test_help_of_every_verb_needs_no_torch():
-    code = (
-        "import sys; from scidiff.cli import main\n"
-        "for verb in ('prepare', 'generate', 'evaluate'):\n"
-        "    assert main(['molecules', verb, '--help']) == 0\n"
-        "assert not {'torch', 'rdkit', 'pytorch_lightning'} & set(sys.modules)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == ""
-    for option in ("--elements", "--n-atoms", "--grid-3d", "--valid-only", "--protocol", "--reference", "--report"):
-        assert option in result.stdout
+    options = ("--elements", "--n-atoms", "--grid-3d", "--valid-only", "--protocol", "--reference", "--report")
+    check_help("molecules", ["prepare", "generate", "evaluate"], options)
 
 
 @pytest.fixture
@@ -138,18 +109,7 @@ BAD = {
 
 @pytest.mark.parametrize("words", BAD)
 def test_bad_input_is_one_sentence_before_any_work(run, inputs, words):
-    before = {path: path.read_bytes() for path in inputs.iterdir() if path.is_file()}
-    start = time.process_time()
-    result = run(*words.split())
-    assert time.process_time() - start < 15
-    assert result.status == 2
-    lines = [line for line in result.err.splitlines() if line and "Warning" not in line]
-    assert len(lines) == 1, result.err
-    assert lines[0].startswith("scidiff: error: ")
-    assert BAD[words] in lines[0]
-    assert result.out == ""
-    files = [path for path in inputs.iterdir() if path.is_file()]
-    assert {path: path.read_bytes() for path in files} == before
+    check_refusal(run, words, BAD[words], inputs)
 
 
 def test_no_valid_molecule_leaves_the_output_alone(run, inputs):
