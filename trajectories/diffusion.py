@@ -195,6 +195,11 @@ class TrajectoryDiffusion(DiffusionModule):
         if isinstance(self.prior, InformedWalk) and not bool(self.prior.is_fitted) and part is not None:
             self._fit_prior(self.prior, part("train"))
 
+    def adapt_start(self, config: Any, weights: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
+        """Weights that training starts from: all, but for an informed walk, which is fitted to the own data."""
+        is_kept = isinstance(self.prior, InformedWalk)
+        return {name: w for name, w in weights.items() if not (is_kept and name.startswith("prior."))}, []
+
     def _fit_prior(self, prior: InformedWalk, train: Any) -> None:
         generator = torch.Generator().manual_seed(self.noise_seed)
         batch = train[torch.randperm(len(train), generator=generator)[:_FIT_SYSTEMS]]

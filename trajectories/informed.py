@@ -26,7 +26,6 @@ __all__ = ["InformedWalk"]
 
 _ROUNDS = 4  # of means and spreads in turn
 _UPDATES = 40  # of the weights of a spread in one round
-_FLOOR = 1e-4  # least standard deviation, as a part of the mean step of a frame
 _FLOOR_SHARE = 0.1  # of the root mean square residual of all nodes: calm nodes need no finer resolution
 
 
@@ -47,16 +46,19 @@ class InformedWalk(Prior):
 
     Args:
         max_steps: Steps to a given frame are told apart up to this number.
+        floor: Least spread, as a part of the mean step of a frame. Between given frames a smooth motion is known so well
+            that its spread is many orders below a step: a network then meets inputs of all these sizes, and gradients
+            as large as their ratios. With 0.05 such entries have a variance below 1 instead.
 
     Raises:
-        ValueError: If ``max_steps`` is not positive.
+        ValueError: If ``max_steps`` or ``floor`` is not positive.
     """
 
-    def __init__(self, max_steps: int = 30) -> None:
+    def __init__(self, max_steps: int = 30, floor: float = 1e-4) -> None:
         super().__init__()
-        if max_steps < 1:
-            raise ValueError(f"max_steps must be positive, got {max_steps}.")
-        self.max_steps = max_steps
+        if max_steps < 1 or floor <= 0:
+            raise ValueError(f"max_steps and floor must be positive, got {max_steps} and {floor}.")
+        self.max_steps, self.floor = max_steps, floor
         size = max_steps + 1
         gains = torch.zeros(size, 2)
         gains[:, 0] = torch.arange(size)
@@ -79,7 +81,7 @@ class InformedWalk(Prior):
         past, future = _sides(pos, given)
         features = self._features(past, future)
         variance = (self._rows(self.weights, past, future).to(features) * features).sum(-1, keepdim=True)
-        return variance.clamp_min((_FLOOR * float(self.pace)) ** 2).sqrt()
+        return variance.clamp_min(self._least).sqrt()
 
     @torch.no_grad()
     def fit(self, systems: Iterable[tuple[Tensor, Tensor, Tensor]]) -> InformedWalk:
@@ -112,10 +114,15 @@ class InformedWalk(Prior):
             error = (x - self._mean(past, future)).square().mean(-1)
             weights = _spread_weights(error, features, pair, (self.max_steps + 1) ** 2)
             weights[:, 0] += _FLOOR_SHARE**2 * _means(error, pair, len(weights))
-            variance = (weights[pair] * features).sum(-1).clamp_min((_FLOOR * float(self.pace)) ** 2)
+            variance = (weights[pair] * features).sum(-1).clamp_min(self._least)
         self.weights.copy_(weights.reshape(self.weights.shape))
         self.is_fitted.fill_(True)
         return self
+
+    @property
+    def _least(self) -> float:
+        """Least variance."""
+        return (self.floor * float(self.pace)) ** 2
 
     def _mean(self, past: _Past, future: _Past) -> Tensor:
         k, n = past.steps[..., None], future.steps[..., None]
