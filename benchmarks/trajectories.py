@@ -1,15 +1,17 @@
 """Forecasts of the packaged models of trajectories beside forecasts without a network, and what steps and length cost.
 
-    python -m benchmarks.trajectories [--quick] [models|steps|rollout ...]
+    python -m benchmarks.trajectories [--quick] [models|steps|rollout|tasks ...] [--only NAME ...]
 
 ``models``: displacement errors on test systems. ``steps``: the error against the number of evaluations, same systems
-and same seeds. ``rollout``: long forecasts, block by block, against the data. Without a name all parts run; ``--quick``
-takes few systems and writes nothing. Models that are not packaged and data that is not there are left out.
+and same seeds. ``rollout``: long forecasts, block by block, against the data. ``tasks``: one model of all tasks beside
+models of one. Without a name all parts run; what did not run stays as it was recorded. ``--quick`` takes few systems
+and writes nothing. Models that are not packaged and data that is not there are left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,26 +20,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.report import machine, table, write_json, write_section
+from benchmarks.report import RESULTS, machine, write_json, write_section
+from benchmarks.trajectories_page import page
 from scidiff.assets import data_folder
 from trajectories import TrajectoryBatch, TrajectoryGenerator
 from trajectories.data.eth_ucy import ETHUCYDataModule
 from trajectories.data.md import MDTrajectoryDataModule
+from trajectories.data.mmff import MMFFMDDataModule, MolecularSystem
 from trajectories.data.particles import NBodyDataModule
 from trajectories.data.simulators import simulate
+from trajectories.ensembles import representatives
 from trajectories.evaluate import evaluate
 from trajectories.metrics import relative_energy_drift
 from trajectories.molecular import Topology, bonds_intact, frame_temperature
+from trajectories.tasks import known_mask
 
 TITLE = "Trajectories"
 STEPS = (5, 10, 20, 50, 100, 1000)
-_PAGE = """Forecasts of the packaged models; one thread of {processor}, torch {torch}, {date}. ± is the standard error
-over systems. "stay" repeats the last frame, "velocity" goes on with the last difference, "linear" is a least-squares
-forecast from the observed differences, fitted to training systems. NFE counts the final denoising. Nothing was chosen
-by test systems. Run `python -m benchmarks.trajectories`; figures in
-`results/trajectories.json`.
-
-"""
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Case:
         samples: Samples of a system.
         metric: Convention of the errors.
         published: A figure of others with another training, or an empty string.
+        note: What tells the row from others of the same model.
+        drawn: Samples of a system out of which k-means keeps ``samples`` for a second row; 0 for no such row.
     """
 
     checkpoint: str
@@ -61,6 +62,8 @@ class Case:
     samples: int
     metric: str = "mean"
     published: str = ""
+    note: str = ""
+    drawn: int = 0
 
 
 def _particles(kind: str) -> Callable[[], Any]:
@@ -76,15 +79,33 @@ def _recordings() -> str | None:
     return None if folder is None else str(folder / "trajectories" / "eth_ucy" / "eth_ucy.npz")
 
 
-CASES = (
-    Case(
-        "charged", _particles("charged"), 10, 100, 5, published="EGNN .186/.426, EqMotion .141/.310, GeoTDM .110/.258"
-    ),
-    Case("gravity", _particles("gravity"), 10, 64, 5, published="EGNN .310/.709, EqMotion .302/.671, GeoTDM .256/.613"),
-    Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 100, 5),
-    Case("pedestrians_hotel", _people("hotel"), 8, 300, 20, "min_agent", "GeoTDM .13/.21, EqMotion .12/.18"),
-    Case("pedestrians_zara2", _people("zara2"), 8, 300, 20, "min_agent", "GeoTDM .16/.30, EqMotion .13/.23"),
+def _cold() -> MMFFMDDataModule:
+    """A run of ethanol at 300 K that no training has seen."""
+    return MMFFMDDataModule("CCO", 300.0, friction=0.001, steps=100_000, seed=1)
+
+
+_EGNN_GROUP = {
+    "charged": "EGNN .186/.426, EqMotion .141/.310, GeoTDM .110/.258",
+    "gravity": "EGNN .310/.709, EqMotion .302/.671, GeoTDM .256/.613",
+}
+_SCENES = {"hotel": "GeoTDM .13/.21, EqMotion .12/.18", "zara2": "GeoTDM .16/.30, EqMotion .13/.23"}
+PARTICLES = tuple(
+    Case(kind, _particles(kind), 10, count, 5, published=_EGNN_GROUP[kind])
+    for kind, count in (("charged", 100), ("gravity", 64))
 )
+MOLECULES = (
+    Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 100, 5, note="500 K"),
+    Case("ethanol", _cold, 10, 100, 5, note="300 K"),
+    Case("benzene", lambda: MDTrajectoryDataModule("benzene"), 10, 100, 5, note="500 K"),
+)
+PEOPLE = tuple(
+    Case(f"pedestrians_{scene}", _people(scene), 8, 300, 20, "min_agent", published, "best of 20", 60)
+    for scene, published in _SCENES.items()
+)
+CASES = (*PARTICLES, *MOLECULES, *PEOPLE)
+ONE_FOR_ALL = Case("ethanol_all_tasks", MOLECULES[0].data, 10, 300, 1)
+SPECIALISTS = {"forecast": "ethanol", "interpolation": "ethanol_interpolation"}
+_KNOWN = {"forecast": list(range(10)), "interpolation": [*range(5), *range(-5, 0)]}
 
 
 def systems(case: Case, part: str, count: int | None = None) -> TrajectoryBatch:
@@ -95,13 +116,19 @@ def systems(case: Case, part: str, count: int | None = None) -> TrajectoryBatch:
     if count is not None and count < len(rows):
         chosen = torch.linspace(0, len(rows) - 1, count).round().long()
     tensors = rows[chosen]
-    z = None
-    if isinstance(data, MDTrajectoryDataModule):
-        z = torch.from_numpy(data.frames.z).expand(len(chosen), -1)
+    z = atoms(data)
+    z = None if z is None else torch.from_numpy(z).expand(len(chosen), -1)
     meta = {"kind": data.kind} if isinstance(data, NBodyDataModule) else {}
     return TrajectoryBatch(
         tensors["pos"], tensors["h"], tensors["edge_attr"], z=z, dt=float(data.dt), unit=data.unit, meta=meta
     )
+
+
+def atoms(data: Any) -> np.ndarray | None:
+    """Atomic numbers (N,) of a molecule."""
+    if isinstance(data, MDTrajectoryDataModule):
+        return data.frames.z
+    return MolecularSystem(data.smiles, data.seed).z if isinstance(data, MMFFMDDataModule) else None
 
 
 def observed(batch: TrajectoryBatch, frames: int) -> TrajectoryBatch:
@@ -109,24 +136,35 @@ def observed(batch: TrajectoryBatch, frames: int) -> TrajectoryBatch:
     return TrajectoryBatch(batch.pos[:, :, :frames], batch.h, batch.edge_attr, z=batch.z, dt=batch.dt, unit=batch.unit)
 
 
-def measure_model(case: Case, count: int | None = None, samples: int | None = None) -> dict[str, Any]:
-    """Errors of one model and of forecasts without a network."""
+def measure_model(case: Case, count: int | None = None) -> list[dict[str, Any]]:
+    """Errors of one model and of forecasts without a network, by each convention."""
     generator = TrajectoryGenerator.from_pretrained(case.checkpoint)
     test, train = systems(case, "test", count or case.systems), systems(case, "train", 2000)
     start, added = time.process_time(), test.pos.shape[2] - case.cond_frames
-    drawn = generator.forecast(observed(test, case.cond_frames), added, num_samples=samples or case.samples, seed=0)
+    number = max(case.drawn, case.samples)
+    drawn = generator.forecast(observed(test, case.cond_frames), added, num_samples=number, seed=0)
     seconds = (time.process_time() - start) / len(drawn)
-    report = evaluate(drawn, test, train=train, cond_frames=case.cond_frames, num_samples=samples or case.samples)
-    centre = _errors(_ensemble_mean(drawn, len(test)), test, case.cond_frames)
-    return {
-        "checkpoint": case.checkpoint,
-        "metric": case.metric,
-        "published": case.published,
-        "nfe": drawn.meta["nfe"],
-        "seconds_per_sample": seconds,
-        "ade_of_the_mean": float(centre.mean()),
-        "report": report.to_dict(),
-    }
+    first = (torch.arange(len(test))[:, None] * number + torch.arange(case.samples)).flatten()
+    kept = {case.note: drawn.index(first)}
+    if case.drawn:
+        kept[f"{case.note} representatives of {case.drawn}"] = representatives(drawn, case.samples)
+    rows = []
+    for note, chosen in kept.items():
+        report = evaluate(chosen, test, train=train, cond_frames=case.cond_frames, num_samples=case.samples)
+        centre = _errors(_ensemble_mean(chosen, len(test)), test, case.cond_frames)
+        rows.append(
+            {
+                "checkpoint": case.checkpoint,
+                "note": note,
+                "metric": case.metric,
+                "published": case.published,
+                "nfe": drawn.meta["nfe"],
+                "seconds_per_sample": seconds,
+                "ade_of_the_mean": float(centre.mean()),
+                "report": report.to_dict(),
+            }
+        )
+    return rows
 
 
 def measure_steps(case: Case, steps: tuple[int, ...], count: int) -> dict[str, Any]:
@@ -148,6 +186,37 @@ def measure_steps(case: Case, steps: tuple[int, ...], count: int) -> dict[str, A
         row |= {"ade": float(own.mean()), "error": _standard_error(own)}
         row |= {"difference": float(difference.mean()), "difference_error": _standard_error(difference)}
     return {"checkpoint": case.checkpoint, "systems": count, "rows": rows}
+
+
+def measure_tasks(case: Case, specialists: dict[str, str], count: int) -> list[dict[str, Any]]:
+    """Errors of one model of all tasks and of a model of each, on the same systems with the same noise.
+
+    The standard error of the ratio of the means is that of the mean of e_all - ratio e_one, over the mean of e_one.
+    """
+    generator = TrajectoryGenerator.from_pretrained(case.checkpoint)
+    test = systems(case, "test", count)
+    rows = []
+    for task, name in specialists.items():
+        mask = known_mask(_KNOWN[task], test.pos.shape[2], test.pos.shape[1])
+        errors = []
+        for model in (generator, TrajectoryGenerator.from_pretrained(name)):
+            drawn = model.interpolate(test, mask, seed=2)
+            is_kept = torch.equal(drawn.pos[:, mask.T], test.pos[:, mask.T])
+            errors.append((drawn.pos - test.pos)[:, ~mask.T].double().norm(dim=-1).mean(1).numpy())
+        ratio = float(errors[0].mean() / errors[1].mean())
+        rows.append(
+            {
+                "checkpoint": case.checkpoint,
+                "task": task,
+                "specialist": name,
+                "systems": len(test),
+                "ade": [float(e.mean()) for e in errors],
+                "ratio": ratio,
+                "ratio_error": _standard_error(errors[0] - ratio * errors[1]) / float(errors[1].mean()),
+                "given_entries_unchanged": is_kept,
+            }
+        )
+    return rows
 
 
 def measure_molecule_rollout(case: Case, frames: int, count: int) -> dict[str, Any]:
@@ -200,96 +269,82 @@ def _standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / len(values) ** 0.5)
 
 
-def text(content: dict[str, Any]) -> str:
-    """The section of the README."""
-    head = ["model", "systems x samples", "NFE", "ADE", "FDE", "stay", "velocity", "linear", "published"]
-    lines = []
-    for row in content.get("models", []):
-        figures, metric = row["report"]["metrics"], row["metric"]
-        ade, fde = (figures[f"{name}_{metric}"] for name in ("ade", "fde"))
-        beside = [
-            f"{ade['baselines'][name]:.3f} / {fde['baselines'][name]:.3f}"
-            for name in ("stay", "constant_velocity", "linear")
-        ]
-        size = f"{row['report']['systems']} x {row['report']['samples']}"
-        kind = "" if metric == "mean" else " (best sample of an agent)"
-        shown = [f"{figure['value']:.3f} ± {figure['error']:.3f}" for figure in (ade, fde)]
-        lines.append([row["checkpoint"] + kind, size, str(row["nfe"]), *shown, *beside, row["published"]])
-    parts = [table(head, lines)] if lines else []
-    for row in content.get("steps", []):
-        cells = [
-            [
-                str(r["nfe"]),
-                f"{r['ade']:.4f} ± {r['error']:.4f}",
-                f"{r['difference']:+.4f} ± {r['difference_error']:.4f}",
-                f"{1e3 * r['seconds_per_sample']:.0f}",
-            ]
-            for r in row["rows"]
-        ]
-        title = f"`{row['checkpoint']}`, {row['systems']} systems, one sample each, the same noise:"
-        parts += [title, table(["NFE", "ADE", "less that of the last row", "ms a sample"], cells)]
-    for row in content.get("rollout", []):
-        if "bonds_intact" in row:
-            parts.append(
-                f"`{row['checkpoint']}`, {row['rollouts']} forecasts of {row['frames']} frames in blocks of 20: all "
-                f"bonds within 25 % in {100 * row['bonds_intact']:.1f} % of frames; temperature of frame differences "
-                f"{row['temperature']:.0f} K ({row['real_temperature']:.0f} K in the data)."
-            )
-        else:
-            drift = row["median_energy_drift"]
-            steps = ", ".join(
-                f"{value:.3f} at frame {frame} (simulation {drift['simulation'][frame]:.3f})"
-                for frame, value in drift["model"].items()
-            )
-            parts.append(f"`{row['checkpoint']}`, {row['rollouts']} roll-outs: median relative energy drift {steps}.")
-    molecules = [row for row in content.get("models", []) if "bond_jsd" in row["report"]["metrics"]]
-    for row in molecules:
-        figures = row["report"]["metrics"]
-        parts.append(
-            f"`{row['checkpoint']}`: Jensen-Shannon distance of bond lengths {figures['bond_jsd']['value']:.3f} "
-            f"(halves of the data {figures['bond_jsd']['floor']:.3f}), temperature of frame differences "
-            f"{figures['temperature_ratio']['value']:.3f} of that of the data."
-        )
-    return _PAGE.format(**content["machine"]) + "\n\n".join(parts)
+def _recorded(content: dict[str, Any]) -> dict[str, Any]:
+    """What was recorded before, with the rows of ``content`` in the place of theirs."""
+    path = RESULTS / "trajectories.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    for part, rows in content.items():
+        old = found.get(part, []) if isinstance(rows, list) else []
+        new = {_place(row): row for row in rows} if isinstance(rows, list) else {}
+        merged = [new.pop(_place(row), row) for row in old] + list(new.values())
+        found[part] = sorted(merged, key=_order) if isinstance(rows, list) else rows
+    return found
 
 
-def _attempt(measure: Callable[..., dict[str, Any]], *arguments: Any) -> list[dict[str, Any]]:
-    """The result in a list; an empty one if the model or the data is not there."""
+def _place(row: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row.get(name, "")) for name in ("checkpoint", "note", "task"))
+
+
+def _order(row: dict[str, Any]) -> int:
+    names = [case.checkpoint for case in CASES]
+    return names.index(row["checkpoint"]) if row["checkpoint"] in names else len(names)
+
+
+def _attempt(measure: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """The results in a list; an empty one if the model or the data is not there."""
     try:
         result = measure(*arguments)
     except FileNotFoundError as error:
         print(f"left out: {error}")
         return []
-    print(result, flush=True)
-    return [result]
+    rows = result if isinstance(result, list) else [result]
+    for row in rows:
+        print(row, flush=True)
+    return rows
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help="models, steps, rollout; default: all")
+    parser.add_argument("parts", nargs="*", help="models, steps, rollout, tasks; default: all")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="models of these names only")
     parser.add_argument("--quick", action="store_true", help="few systems, up to 100 steps; writes nothing")
     options = parser.parse_args()
-    known = ("models", "steps", "rollout")
+    known = ("models", "steps", "rollout", "tasks")
     chosen = options.parts or list(known)
     if not set(chosen) <= set(known):
         parser.error(f"parts are {', '.join(known)}, got {' '.join(options.parts)}.")
     torch.set_num_threads(1)
-    content: dict[str, Any] = {"machine": machine()}
     few = 16 if options.quick else None
+
+    def asked(*cases: Case) -> list[Case]:
+        return [case for case in cases if options.only is None or case.checkpoint in options.only]
+
+    content: dict[str, Any] = {"machine": machine()}
     if "models" in chosen:
-        content["models"] = [row for case in CASES for row in _attempt(measure_model, case, few)]
+        content["models"] = [row for case in asked(*CASES) for row in _attempt(measure_model, case, few)]
     if "steps" in chosen:
         steps = STEPS[:-1] if options.quick else STEPS
-        content["steps"] = [row for case in CASES[:1] for row in _attempt(measure_steps, case, steps, few or 16)]
+        content["steps"] = [
+            row for case in asked(PARTICLES[0]) for row in _attempt(measure_steps, case, steps, few or 16)
+        ]
     if "rollout" in chosen:
-        length, count = (60, 2) if options.quick else (500, 4)
-        content["rollout"] = _attempt(measure_molecule_rollout, CASES[2], length, count)
-        content["rollout"] += _attempt(measure_particle_rollout, CASES[0], "charged", 60, few or 16)
-    print(text(content))
-    if not options.quick and not options.parts:
+        long, count = (60, 2) if options.quick else (500, 4)
+        molecules, particles = asked(MOLECULES[0]), asked(PARTICLES[0])
+        content["rollout"] = [
+            *(row for case in molecules for row in _attempt(measure_molecule_rollout, case, long, count)),
+            *(row for case in particles for row in _attempt(measure_particle_rollout, case, "charged", 60, few or 16)),
+        ]
+    if "tasks" in chosen:
+        count = few or ONE_FOR_ALL.systems
+        content["tasks"] = [
+            row for case in asked(ONE_FOR_ALL) for row in _attempt(measure_tasks, case, SPECIALISTS, count)
+        ]
+    print(page(content))
+    if not options.quick:
+        content = _recorded(content)
         write_json("trajectories", content)
-        write_section(TITLE, text(content))
+        write_section(TITLE, page(content))
 
 
 if __name__ == "__main__":

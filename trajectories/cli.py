@@ -81,6 +81,15 @@ def _interpolate_options(parser: argparse.ArgumentParser) -> None:
     _model_options(parser, 1)
 
 
+def _refine_options(parser: argparse.ArgumentParser) -> None:
+    _source(parser, "frames", "trajectories to improve")
+    parser.add_argument(
+        "--level", type=float, default=0.3, metavar="T", help="noise level in (0, 1); more changes more"
+    )
+    parser.add_argument("--known", metavar="F,F,...", help="frames that stay (default: none); -1 is the last one")
+    _model_options(parser, 1)
+
+
 def _rollout_options(parser: argparse.ArgumentParser) -> None:
     _source(parser, "observed", "observed frames")
     _length(parser, 500, "frames to add")
@@ -123,6 +132,13 @@ DOMAIN = Domain(
             _interpolate_options,
             "example: scidiff trajectories interpolate --checkpoint m.safetensors --frames runs.npz --known=0,1,-2,-1 "
             "--out filled.npz",
+        ),
+        "refine": Verb(
+            "noise trajectories a little and denoise them again",
+            "trajectories.requests:refine",
+            _refine_options,
+            "example: scidiff trajectories refine --checkpoint m.safetensors --frames filled.npz --level 0.2 "
+            "--known=0,1,-2,-1 --out better.npz",
         ),
         "rollout": Verb(
             "go on for long, block by block",

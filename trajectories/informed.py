@@ -46,9 +46,9 @@ class InformedWalk(Prior):
 
     Args:
         max_steps: Steps to a given frame are told apart up to this number.
-        floor: Least spread, as a part of the mean step of a frame. Between given frames a smooth motion is known so well
-            that its spread is many orders below a step: a network then meets inputs of all these sizes, and gradients
-            as large as their ratios. With 0.05 such entries have a variance below 1 instead.
+        floor: Least spread, as a part of the mean step of a frame. Between given frames a smooth motion is known so
+            well that its spread may be many orders below a step, and gradients grow with the ratio of a step to a
+            spread; with 0.05 such entries have a variance below 1 instead.
 
     Raises:
         ValueError: If ``max_steps`` or ``floor`` is not positive.

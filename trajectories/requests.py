@@ -1,4 +1,4 @@
-"""What the verbs generate, forecast, interpolate and rollout of ``scidiff trajectories`` do."""
+"""What the verbs generate, forecast, interpolate, refine and rollout of ``scidiff trajectories`` do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trajectories.batch import TrajectoryBatch
 from trajectories.generator import TrajectoryGenerator
 from trajectories.io import WRITABLE, read_trajectories, write_trajectories
 
-__all__ = ["forecast", "generate", "interpolate", "rollout"]
+__all__ = ["forecast", "generate", "interpolate", "refine", "rollout"]
 
 Run = Callable[[TrajectoryGenerator, TrajectoryBatch, dict[str, Any]], TrajectoryBatch]
 
@@ -50,6 +50,18 @@ def interpolate(options: argparse.Namespace) -> int:
 
     def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
         return generator.interpolate(given, known, options.num_samples, **how)
+
+    return _answer(options, options.frames, run)
+
+
+def refine(options: argparse.Namespace) -> int:
+    """Noise the trajectories of a file to a level and denoise them again, all but the known frames."""
+    if not 0 < options.level < 1:
+        raise UserError(f"--level must be in (0, 1), got {options.level:g}.")
+    known = None if options.known is None else _numbers(options.known)
+
+    def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
+        return generator.refine(given, options.level, known, num_samples=options.num_samples, **how)
 
     return _answer(options, options.frames, run)
 

@@ -16,7 +16,8 @@ from trajectories.process import trajectory_process
 
 FOLDER = Path(trajectories.__file__).parent / "configs"
 CONFIGS = [*sorted(FOLDER.glob("charged*.yaml")), FOLDER / "gravity.yaml"]
-RECORDED = ["ethanol", "pedestrians_hotel", "pedestrians_zara2"]
+RECORDED = ["benzene", "pedestrians_hotel", "pedestrians_zara2"]
+MOLECULES = ["ethanol", "ethanol_all_tasks", "ethanol_interpolation"]
 SHORT = (
     "--trainer.max_steps 2 --trainer.max_time null --trainer.max_epochs 1 --trainer.accelerator cpu "
     "--trainer.logger false --trainer.check_val_every_n_epoch 1 --trainer.enable_progress_bar false "
@@ -43,11 +44,22 @@ def test_two_steps(path, tmp_path, monkeypatch, capfd):
 @pytest.mark.skipif(data_folder() is None, reason="needs the data folder")
 @pytest.mark.parametrize("name", RECORDED)
 def test_two_steps_on_recorded_data(name, tmp_path, monkeypatch):
+    check_two_steps(name, "", tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MOLECULES)
+def test_two_steps_on_molecules(name, tmp_path, monkeypatch):
+    check_two_steps(name, " --data.init_args.steps 2000 --data.init_args.num_val 4", tmp_path, monkeypatch)
+
+
+def check_two_steps(name, more, tmp_path, monkeypatch):
+    """Trains, writes a model of its data, and says how many steps it took."""
     monkeypatch.chdir(tmp_path)
     words = (
         f"fit -c {name} --trainer.max_steps 2 --trainer.accelerator cpu --trainer.logger false "
         "--trainer.enable_progress_bar false --trainer.limit_val_batches 1 --data.init_args.batch_size 4 "
-        "--out m.safetensors"
+        "--out m.safetensors" + more
     )
     assert main(["trajectories", *words.split()]) == 0
     generator = TrajectoryGenerator.from_pretrained("m.safetensors")
@@ -70,6 +82,7 @@ def test_verbs(tmp_path, monkeypatch, capfd):
         "generate --like runs.npz -n 3 --num-frames 4": (3, 4, None),
         "forecast --observed runs.npz -n 2 --num-frames 3": (4, 9, slice(6)),
         "interpolate --frames runs.npz --known=0,1,-1": (2, 6, [0, 1, -1]),
+        "refine --frames runs.npz --level 0.2 --known=0,-1 -n 2": (4, 6, [0, -1]),
         "rollout --observed runs.npz --num-frames 5 --window 6 --keep 4": (2, 11, slice(6)),
     }
     for words, (count, frames, known) in wanted.items():
@@ -88,6 +101,7 @@ def test_verbs(tmp_path, monkeypatch, capfd):
         ("forecast --observed runs.npz --condition hot", "a name and a number"),
         ("interpolate --frames runs.npz --known 0,x", "frame numbers with commas"),
         ("interpolate --frames runs.npz --known 6", "known frames"),
+        ("refine --frames runs.npz --level 1.5", "--level must be in (0, 1)"),
         ("forecast --observed slow.npz", "trained on frames 0.1 apart"),
         ("forecast --observed none.npz", "no file none.npz"),
         ("rollout --observed runs.npz", "keep=10"),

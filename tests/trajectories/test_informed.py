@@ -112,3 +112,16 @@ def test_nothing_to_find(generator):
         fitted(torch.randn(1, 6, 2, 3, generator=generator), given_frames(*range(6)))
     with pytest.raises(ValueError, match="max_steps"):
         InformedWalk(0)
+
+
+def test_no_spread_below_the_floor(generator):
+    """Straight motion between given frames is known exactly; its spread is a part of the mean step all the same."""
+    velocity = torch.randn(200, 1, 1, 3, generator=generator, dtype=F64)
+    pos = torch.arange(6, dtype=F64)[None, :, None, None] * velocity
+    given = given_frames(0, 1, 4, 5, n=1, b=200)
+    for floor in (1e-4, 0.05):
+        walk = InformedWalk(12, floor).fit([(pos, given, ~given)])
+        spread = walk.spread(pos, given, {})[:, 2:4]
+        assert spread == pytest.approx(torch.full_like(spread, floor * float(walk.pace)), rel=1e-5)
+    with pytest.raises(ValueError, match="floor must be positive"):
+        InformedWalk(floor=0.0)

@@ -1,0 +1,110 @@
+"""The page of the benchmark of trajectories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.report import table
+
+__all__ = ["page"]
+
+_PAGE = """Forecasts of the packaged models; one thread of {processor}, torch {torch}, {date}. ± is the standard error
+over systems. "stay" repeats the last frame, "velocity" goes on with the last difference, "linear" is a least-squares
+forecast from the observed differences, fitted to training systems. NFE counts the final denoising. Nothing was chosen
+by test systems. Run `python -m benchmarks.trajectories`; figures in
+`results/trajectories.json`.
+
+"""
+
+
+def page(content: dict[str, Any]) -> str:
+    """The section of the README."""
+    head = ["model", "systems x samples", "NFE", "ADE", "FDE", "stay", "velocity", "linear", "published"]
+    lines = []
+    for row in content.get("models", []):
+        figures, metric = row["report"]["metrics"], row["metric"]
+        ade, fde = (figures[f"{name}_{metric}"] for name in ("ade", "fde"))
+        beside = [
+            f"{ade['baselines'][name]:.3f} / {fde['baselines'][name]:.3f}"
+            for name in ("stay", "constant_velocity", "linear")
+        ]
+        size = f"{row['report']['systems']} x {row['report']['samples']}"
+        kind = f" ({row['note']})" if row["note"] else ""
+        shown = [f"{figure['value']:.3f} ± {figure['error']:.3f}" for figure in (ade, fde)]
+        lines.append([row["checkpoint"] + kind, size, str(row["nfe"]), *shown, *beside, row["published"]])
+    parts = [table(head, lines)] if lines else []
+    for row in content.get("steps", []):
+        cells = [
+            [
+                str(r["nfe"]),
+                f"{r['ade']:.4f} ± {r['error']:.4f}",
+                f"{r['difference']:+.4f} ± {r['difference_error']:.4f}",
+                f"{1e3 * r['seconds_per_sample']:.0f}",
+            ]
+            for r in row["rows"]
+        ]
+        title = f"`{row['checkpoint']}`, {row['systems']} systems, one sample each, the same noise:"
+        parts += [title, table(["NFE", "ADE", "less that of the last row", "ms a sample"], cells)]
+    for row in content.get("rollout", []):
+        if "bonds_intact" in row:
+            parts.append(
+                f"`{row['checkpoint']}`, {row['rollouts']} forecasts of {row['frames']} frames in blocks of 20: all "
+                f"bonds within 25 % in {100 * row['bonds_intact']:.1f} % of frames; temperature of frame differences "
+                f"{row['temperature']:.0f} K ({row['real_temperature']:.0f} K in the data)."
+            )
+        else:
+            drift = row["median_energy_drift"]
+            steps = ", ".join(
+                f"{value:.3f} at frame {frame} (simulation {drift['simulation'][frame]:.3f})"
+                for frame, value in drift["model"].items()
+            )
+            parts.append(f"`{row['checkpoint']}`, {row['rollouts']} roll-outs: median relative energy drift {steps}.")
+    parts += [_molecules(content), _tasks(content)]
+    return _PAGE.format(**content["machine"]) + "\n\n".join(part for part in parts if part)
+
+
+def _molecules(content: dict[str, Any]) -> str:
+    """Bonds and temperatures of forecasts, beside those of what happened."""
+    rows = [row for row in content.get("models", []) if "bond_jsd" in row["report"]["metrics"]]
+    head = ["forecasts of", "bond lengths: distance", "floor", "bonds within 25 %", "temperature of frame differences"]
+    cells = []
+    for row in rows:
+        figures = row["report"]["metrics"]
+        jsd, warmth = figures["bond_jsd"], figures["temperature_ratio"]
+        cells.append(
+            [
+                f"{row['checkpoint']} ({row['note']})",
+                f"{jsd['value']:.3f}",
+                f"{jsd['floor']:.3f}",
+                f"{100 * figures['bonds_intact']['value']:.1f} %",
+                f"{warmth['value']:.3f} ± {warmth['error']:.3f}",
+            ]
+        )
+    if not cells:
+        return ""
+    text = (
+        "Distance: Jensen-Shannon, 100 bins, forecasts against what happened; floor: one half of what happened against "
+        "the other. Temperature: in units of that of the same frames in the data."
+    )
+    return table(head, cells) + "\n\n" + text
+
+
+def _tasks(content: dict[str, Any]) -> str:
+    """One model of all tasks beside specialists."""
+    rows = content.get("tasks", [])
+    if not rows:
+        return ""
+    head = ["task", "systems", "ADE, one model of all tasks", "ADE, model of this task", "ratio"]
+    cells = [
+        [
+            row["task"],
+            str(row["systems"]),
+            f"{row['ade'][0]:.3f}",
+            f"{row['ade'][1]:.3f}",
+            f"{row['ratio']:.3f} ± {row['ratio_error']:.3f}",
+        ]
+        for row in rows
+    ]
+    kept = all(row["given_entries_unchanged"] for row in rows)
+    text = f"`{rows[0]['checkpoint']}`, the same systems and noise; given entries came back bit for bit: "
+    return text + ("yes.\n\n" if kept else "no.\n\n") + table(head, cells)
