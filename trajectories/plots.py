@@ -16,11 +16,13 @@ from matplotlib.colors import to_rgb
 from scidiff.figures import CATEGORIES, GENERATED, REFERENCE, new_figure, pixels, save_figure, write_film
 from trajectories.baselines import constant_velocity
 from trajectories.batch import TrajectoryBatch
+from trajectories.data.md import bond_hops
 from trajectories.metrics import accelerations, pair_distances, relative_energy_drift, speeds, velocity_autocorrelation
 
 __all__ = ["draw_ensemble", "draw_paths", "draw_statistics", "flat_view", "write_gif"]
 
 _SIDES, _NAMES = (REFERENCE, GENERATED), ("real", "generated")
+_ELEMENTS = {1: "#c9d1d9", 6: "#3d5a80", 7: "#2a9d8f", 8: "#e07a5f", 9: "#6a994e"}
 _FAINTEST = 0.08
 _MOST_FRAMES = 60
 
@@ -132,9 +134,18 @@ def draw_statistics(
 
 
 def write_gif(
-    frames: np.ndarray, path: str | os.PathLike[str], *, cond_frames: int = 0, seconds: float = 5.0, tail: int = 10
+    frames: np.ndarray,
+    path: str | os.PathLike[str],
+    *,
+    cond_frames: int = 0,
+    seconds: float = 5.0,
+    tail: int = 10,
+    z: np.ndarray | None = None,
 ) -> Path:
     """Write a film of one system as a GIF of at most 60 pictures, each with the last frames of every path.
+
+    A molecule is shown by its atoms and bonds (pairs up to 1.6 angstrom in the given frames), grey as long as it is
+    given, about its centre and without its rotation.
 
     Args:
         frames: Positions (F, N, D).
@@ -142,11 +153,15 @@ def write_gif(
         cond_frames: Number of given frames at the start, which are grey.
         seconds: Length of the film.
         tail: Frames of the path behind each node.
+        z: Atomic numbers (N,) of a molecule in space.
 
     Raises:
         ValueError: If there are fewer than two frames or two dimensions.
     """
-    view = flat_view(_checked(frames)[0])
+    system = _checked(frames)[0]
+    is_molecule = z is not None and system.shape[-1] == 3
+    view = flat_view(_turned(system) if is_molecule else system)
+    bonds = np.argwhere(np.triu(bond_hops(system[: max(cond_frames, 1)]) == 1)) if is_molecule else None
     figure = new_figure(3.0, 3.0, dpi=80, constrained=False)
     shown = np.unique(np.linspace(0, len(view) - 1, min(len(view), _MOST_FRAMES)).round().astype(int))
     pictures = []
@@ -154,7 +169,10 @@ def write_gif(
         figure.clear()
         axes = figure.add_axes((0.02, 0.02, 0.96, 0.96))
         _prepare(axes, view)
-        _draw(axes, view, int(last) + 1, cond_frames, tail)
+        if z is None or bonds is None:
+            _draw(axes, view, int(last) + 1, cond_frames, tail)
+        else:
+            _draw_molecule(axes, view[last], bonds, z, last < cond_frames)
         pictures.append(pixels(figure))
     return write_film(pictures, path, seconds=seconds)
 
@@ -188,6 +206,24 @@ def _draw(axes: Axes, view: np.ndarray, end: int, cond_frames: int, tail: int | 
         ]
         axes.add_collection(LineCollection(list(pieces), colors=paints, linewidths=1.6, capstyle="round"))
         axes.plot(*view[end - 1, n], "o", color=to_rgb(REFERENCE) if end <= cond_frames else own, markersize=5)
+
+
+def _draw_molecule(axes: Axes, view: np.ndarray, bonds: np.ndarray, z: np.ndarray, is_given: bool) -> None:
+    """Bonds (P, 2) and atoms (N, 2), hydrogens small."""
+    axes.add_collection(LineCollection(list(view[bonds]), colors=REFERENCE, linewidths=4.0, capstyle="round"))
+    paints = [REFERENCE if is_given else _ELEMENTS.get(int(number), CATEGORIES[0]) for number in z]
+    axes.scatter(*view.T, s=np.where(z == 1, 60, 170), c=paints, edgecolors="white", linewidths=0.8, zorder=2)
+
+
+def _turned(frames: np.ndarray) -> np.ndarray:
+    """Frames (F, N, 3) about their centres, each turned onto the one before (Kabsch)."""
+    found = [frames[0] - frames[0].mean(0)]
+    for frame in frames[1:]:
+        moved = frame - frame.mean(0)
+        u, _, vt = np.linalg.svd(moved.T @ found[-1])
+        u[:, -1] *= np.sign(np.linalg.det(u @ vt))
+        found.append(moved @ u @ vt)
+    return np.stack(found)
 
 
 def _densities(axes: Axes, values: list[np.ndarray], label: str) -> None:

@@ -114,7 +114,8 @@ def _draw(options: argparse.Namespace, result: TrajectoryBatch) -> None:
     if options.plot is not None:
         draw_ensemble(frames, options.plot, cond_frames=seen)
     if options.gif is not None:
-        write_gif(frames[0], options.gif, cond_frames=seen)
+        z = None if result.z is None or result.node_mask is not None else result.z[0].numpy()
+        write_gif(frames[0], options.gif, cond_frames=seen, z=z)
 
 
 def _check_record(generator: TrajectoryGenerator, given: TrajectoryBatch) -> None:

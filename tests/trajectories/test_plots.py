@@ -55,6 +55,20 @@ def test_film(tmp_path):
         assert short.n_frames == 7
 
 
+def test_film_of_a_molecule(tmp_path):
+    """Water that only turns stands still, its oxygen in its colour once it is no longer given."""
+    angle = np.linspace(0, 3, 12)
+    turn = np.stack([np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)], -1).reshape(-1, 2, 2)
+    water = np.array([[0.0, 0.0], [0.96, 0.0], [-0.24, 0.93]])
+    frames = np.concatenate([water @ turn, np.zeros((12, 3, 1))], -1)
+    red = (0xE0, 0x7A, 0x5F)
+    with Image.open(write_gif(frames, tmp_path / "a.gif", cond_frames=4, z=np.array([8, 1, 1]))) as film:
+        assert film.n_frames == 2  # equal pictures that follow each other are one: the given, and the new frames
+        assert not any(np.abs(np.subtract(colour, red)).max() < 8 for colour in colours(film))
+        film.seek(1)
+        assert any(np.abs(np.subtract(colour, red)).max() < 8 for colour in colours(film))
+
+
 def test_ensemble(tmp_path):
     """Samples in the colours of their nodes, what was given in grey, what happened in black."""
     frames = np.stack([corkscrew() + 0.02 * k * np.arange(80)[:, None, None] for k in range(3)])
