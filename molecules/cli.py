@@ -21,7 +21,9 @@ def _prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hydrogens", choices=("explicit", "implicit"), default="explicit", help="FILE: which atoms")
     parser.add_argument("--charge", type=int, default=0, help="FILE: net charge if bonds have to be perceived")
     parser.add_argument("--elements", metavar="C,N,O", help="FILE: elements to keep (default: all)")
-    parser.add_argument("--max-atoms", type=positive_int, metavar="N", help="FILE: largest molecule to keep")
+    parser.add_argument(
+        "--max-atoms", type=positive_int, metavar="N", help="FILE: most (heavy) atoms of a molecule to keep"
+    )
     parser.add_argument("--properties", metavar="logp,qed", help="compute these and keep them as columns")
     parser.add_argument("--workers", type=positive_int, metavar="N", help="processes (default: one a core)")
     parser.add_argument("--report", type=Path, metavar="JSON", help="write the cleaning report")

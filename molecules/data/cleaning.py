@@ -65,7 +65,8 @@ class CleaningRules:
     Args:
         hydrogens: ``"explicit"`` demands all hydrogens; ``"implicit"`` keeps the heavy atoms only.
         elements: Element symbols to keep (reason ``element``), None for all.
-        max_atoms: Largest molecule to keep (reason ``too_large``), None for all.
+        max_atoms: Largest molecule to keep (reason ``too_large``), None for all; of the atoms that are kept, so heavy
+            atoms for ``"implicit"``.
         band: Bonds must lie within +- this share of the sum of covalent radii (reason ``geometry``), None leaves it.
         aromatic: Keep RDKit's aromatic bonds as class 4 instead of kekulised orders.
 
@@ -153,8 +154,9 @@ def clean_one(raw: RawMolecule, rules: CleaningRules) -> _Outcome:
         return _Outcome(raw.id, raw.split, reason="parse", detail="the source could not be read as a molecule.")
     if raw.numbers.min() < 1 or raw.numbers.max() >= len(SYMBOLS):
         return _Outcome(raw.id, raw.split, reason="element", detail="an atomic number is outside 1..118.")
-    if rules.max_atoms is not None and len(raw.numbers) > rules.max_atoms:
-        return _Outcome(raw.id, raw.split, reason="too_large", detail=f"{len(raw.numbers)} atoms.")
+    count = len(raw.numbers) if rules.hydrogens == "explicit" else int((raw.numbers > 1).sum())
+    if rules.max_atoms is not None and count > rules.max_atoms:
+        return _Outcome(raw.id, raw.split, reason="too_large", detail=f"{count} atoms.")
     if rules.elements is not None:
         strange = sorted({SYMBOLS[z] for z in raw.numbers.tolist()} - set(rules.elements))
         if strange:
@@ -164,7 +166,7 @@ def clean_one(raw: RawMolecule, rules: CleaningRules) -> _Outcome:
     except BondError as error:
         return _Outcome(raw.id, raw.split, reason=error.reason, detail=str(error))
     if rules.hydrogens == "implicit":
-        record = record.without_hydrogens()
+        record = _kekulised(record).without_hydrogens()
     elif not record.explicit_h:
         return _Outcome(raw.id, raw.split, reason="implicit_h", detail="hydrogens are missing.")
     verdict = judge(record)
@@ -182,6 +184,16 @@ def clean_one(raw: RawMolecule, rules: CleaningRules) -> _Outcome:
     elif (record.bonds == AROMATIC).any():
         record = kekulise(record)
     return _Outcome(raw.id, raw.split, record, verdict.smiles, method or found, properties=raw.properties)
+
+
+def _kekulised(record: MoleculeRecord) -> MoleculeRecord:
+    """With single and double bonds for aromatic ones, which need the hydrogens of rings like pyrrole; else as it is."""
+    if not record.explicit_h or not (record.bonds == AROMATIC).any():
+        return record
+    try:
+        return kekulise(record)
+    except ValueError:  # the verdict says what is wrong
+        return record
 
 
 def _bonded(raw: RawMolecule) -> tuple[MoleculeRecord, str]:

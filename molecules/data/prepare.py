@@ -107,7 +107,7 @@ def prepare_file(
         hydrogens: ``"explicit"`` demands all hydrogens; ``"implicit"`` keeps heavy atoms only.
         charge: Net charge for the perception of bonds; ``charge=`` in an XYZ comment wins.
         elements: Elements to keep, None for all.
-        max_atoms: Largest molecule to keep (``too_large``), None for all.
+        max_atoms: Largest molecule to keep (``too_large``), None for all; heavy atoms for ``"implicit"``.
         aromatic: Keep RDKit's aromatic bonds as class 4 instead of kekulised orders.
         properties: Names in `molecules.properties.COMPUTED` to compute and keep. Data fields of an SDF that are numbers
             are kept anyway.

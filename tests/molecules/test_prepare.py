@@ -19,6 +19,7 @@ from molecules.data import (
     random_split,
 )
 from molecules.data.raw import RawMolecule, read_xyz
+from molecules.records import AROMATIC
 from tests.molecules.toys import data_file
 
 # SMILES by GDB id 1, 2, ...; the last one will get another geometry and be dropped.
@@ -283,6 +284,28 @@ def test_every_reason_is_reached_and_counted():
         assert (report.total, report.kept, len(dataset)) == (2, 1, 1)
         assert report.dropped[0][1] == reason
         assert report.dropped[0][2]
+
+
+@pytest.mark.parametrize("smiles", ["c1cc[nH]c1", "c1ccc2[nH]cnc2c1", "Cn1cnc2[nH]cnc2c1=O"])
+def test_aromatic_files_without_hydrogens_keep_their_molecules(smiles):
+    """Which nitrogen of an aromatic ring had a hydrogen is read before it is left out."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0  # pyright: ignore[reportAttributeAccessIssue]
+    record = record_of(mol)
+    assert (record.bonds == AROMATIC).any()
+    for aromatic in (False, True):
+        dataset, report = clean([raw_of(record)], CleaningRules("implicit", aromatic=aromatic))
+        assert not report.reasons
+        assert dataset.smiles == [Chem.CanonSmiles(smiles)]
+        assert (dataset.record(0).bonds == AROMATIC).any() == aromatic
+
+
+def test_largest_molecule_counts_the_atoms_that_are_kept():
+    ethane = raw_of(embedded("CC"))
+    assert clean([ethane], CleaningRules("implicit", max_atoms=2))[1].kept == 1
+    for rules in (CleaningRules("implicit", max_atoms=1), CleaningRules(max_atoms=7)):
+        with pytest.raises(ValueError, match="too_large 1"):
+            clean([ethane], rules)
 
 
 def test_processes_give_the_same_as_one(monkeypatch):
