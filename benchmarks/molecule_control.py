@@ -154,7 +154,8 @@ def main() -> None:
     content |= {"source": wishes.source, "n": len(wishes.sizes)}
     content["unconditional"] = _told(spread_of(generator, wishes, options.seed))
     names = list(wishes.values)
-    plan = [([name], *run) for name in names for run in RUNS] + [(names, *RUNS[0]), (names, *RUNS[1])]
+    plan = [([names[0]], *run) for run in RUNS]
+    plan += [([name], *run) for name in names[1:] for run in RUNS[:2]] + [(names, *RUNS[0])]
     for asked, steps, scale in plan:
         content["rows"].append(_told(follow(generator, asked, wishes, steps, scale, options.seed)))
     for label in (options.checkpoint, options.other):
