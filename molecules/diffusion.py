@@ -149,7 +149,9 @@ class MoleculeDiffusion(DiffusionModule):
             return weights, []
         given = build(start)
         own, network = self.spec, self.denoiser.network
-        if not hasattr(network, "class_axes") or self.recipe.masked():
+        counts = (own.num_atom_classes, own.num_bond_classes)
+        is_plain = hasattr(network, "class_axes") and counts == (network.classes["atom"], network.classes["bond"])
+        if not is_plain:  # another network, or classes of a mask or of fake atoms
             _check_classes(given, own)
         matched = matched_classes(own, given)
         self.spec = dataclasses.replace(own, pos_std=given.pos_std)
@@ -169,6 +171,8 @@ class MoleculeDiffusion(DiffusionModule):
 
     def training_loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> StepLoss:
         """Coupled noise, optional fixed parts and self-conditioning, loss per molecule."""
+        assert self.spec is not None
+        batch = self.recipe.augment(batch, self.spec, generator)
         state, _, cond = self.prepare(batch)
         process: Process = self.denoiser.process
         t = self.sample_time(len(state["pos"]), generator)

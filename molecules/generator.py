@@ -29,7 +29,7 @@ from scidiff.samplers.engine import StepInfo
 __all__ = ["MoleculeGenerator"]
 
 _AFTER_START = 2**40  # added to a seed: streams of the steps after a start that was drawn here
-_SIZE_STREAM = random.stream_id("n_atoms")
+_SIZE_STREAM, _FAKE_STREAM = random.stream_id("n_atoms"), random.stream_id("fake_atoms")
 
 
 class MoleculeGenerator(Pretrained):
@@ -103,7 +103,7 @@ class MoleculeGenerator(Pretrained):
         Args:
             n: How many.
             n_atoms: Number of atoms (heavy atoms for a model without hydrogens): one for all, one per molecule, or None
-                for the sizes of the training data.
+                for the sizes of the training data. A model with fake atoms takes it as the most.
             steps: Solver steps. ``nfe`` of the result counts the evaluations: those of the solver and a final one.
             solver: Name or object, see `scidiff.samplers.solver_names`.
             solver_options: Options of the solver.
@@ -189,7 +189,8 @@ class MoleculeGenerator(Pretrained):
                     f"the fixed part has {least.max() if least is not None else 0} atoms, the largest molecules of "
                     f"the training data {known[-1]}: pass n_atoms, or fix fewer atoms."
                 )
-            return known[np.searchsorted(share, below + u * (share[-1] - below))]
+            sizes = known[np.searchsorted(share, below + u * (share[-1] - below))]
+            return self.recipe.places(sizes, random.uniform(keys, _FAKE_STREAM, 0, 1)[:, 0].numpy())
         sizes = np.full(n, int(n_atoms)) if isinstance(n_atoms, Integral) else np.asarray(n_atoms)
         if sizes.shape != (n,) or sizes.dtype.kind not in "iu" or sizes.min() < 1:
             raise ValueError(
@@ -270,16 +271,18 @@ class MoleculeGenerator(Pretrained):
     def _records(self, state: dict[str, Tensor], sizes: np.ndarray) -> list[MoleculeRecord]:
         arrays = self.recipe.decode(state, self.spec)
         numbers, charges = np.array(self.spec.numbers), np.array(self.spec.charges)
-        return [
-            MoleculeRecord(
-                numbers[arrays["atom"][k, :n]],
-                charges[arrays["charge"][k, :n]],
-                arrays["bond"][k, :n, :n],
-                arrays["pos"][k, :n],
-                explicit_h=self.spec.explicit_h,
+        records = []
+        for k, n in enumerate(sizes.tolist()):
+            real = np.flatnonzero(arrays["atom"][k, :n] < len(numbers))  # fake atoms have the class after the elements
+            atom, charge, bond = (
+                arrays["atom"][k, real],
+                arrays["charge"][k, real],
+                arrays["bond"][k][np.ix_(real, real)],
             )
-            for k, n in enumerate(sizes.tolist())
-        ]
+            pos = arrays["pos"][k, real]
+            pos = pos if len(real) == n else pos - pos.mean(0)
+            records.append(MoleculeRecord(numbers[atom], charges[charge], bond, pos, explicit_h=self.spec.explicit_h))
+        return records
 
 
 def _listed(guidance: Any) -> list[Any]:

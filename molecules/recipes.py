@@ -25,6 +25,7 @@ from torch.nn.functional import one_hot
 
 from molecules.anchors import Anchored, MoleculeDenoiser, held_pairs, held_sites
 from molecules.data.spec import MoleculeSpec
+from molecules.fake_atoms import drawn_counts, extended_marginals, with_fake_atoms
 from molecules.stability import edm_bond_orders
 from scidiff.configurable import Configurable
 from scidiff.discrete import Categorical
@@ -106,6 +107,16 @@ class Recipe(Configurable):
         """Weight (B,) of a molecule's whole loss; None for 1."""
         return None
 
+    def augment(
+        self, batch: Mapping[str, Tensor], spec: MoleculeSpec, generator: torch.Generator | None = None
+    ) -> Mapping[str, Tensor]:
+        """The batch a training step sees."""
+        return batch
+
+    def places(self, sizes: np.ndarray, u: np.ndarray) -> np.ndarray:
+        """Places of molecules of ``sizes`` atoms that are drawn, from numbers ``u`` in [0, 1)."""
+        return sizes
+
     def grid(self, steps: int) -> str | Tensor:
         """Times of a sampler with ``steps`` steps."""
         return "log"  # geometric from 1 to 0.01, as SemlaFlow's (Irwin et al. 2024)
@@ -134,22 +145,30 @@ class Flow(Recipe):
     Args:
         law: Law of the noise of the positions; normal by default.
         prior: Classes at t = 1: shares of the training data, equal shares, or one more class that stands for "unknown".
+        fake_atoms: Largest number of spare places as a share of the atoms, see `molecules.fake_atoms`; 0 for none. With
+            some, ``n_atoms`` of a sample is the number of places, of which the model leaves some empty.
 
     Raises:
-        ValueError: If ``prior`` is unknown.
+        ValueError: If ``prior`` is unknown, or ``fake_atoms`` outside [0, 1] or beside fixed parts.
 
-    References: Lipman et al. 2023; Irwin et al. 2024; Xu et al. 2023, eq. 4.
+    References: Lipman et al. 2023; Irwin et al. 2024; Xu et al. 2023, eq. 4; Dunn and Koes 2025 (fake atoms).
     """
 
     loss_weights: Mapping[str, float] = {"pos": 1.0, "atom": 0.4, "charge": 1.0, "bond": 2.0}
 
-    def __init__(self, law: NoiseLaw | None = None, prior: Prior = "marginal") -> None:
+    def __init__(self, law: NoiseLaw | None = None, prior: Prior = "marginal", fake_atoms: float = 0.0) -> None:
         self.law = law
         self.prior: Prior = _checked(prior)
+        if not 0 <= fake_atoms <= 1:
+            raise ValueError(f"fake_atoms is a share in [0, 1], got {fake_atoms}.")
+        self.fake_atoms = fake_atoms
 
     def process(self, spec: MoleculeSpec, *, anchored: bool = False) -> Process:
         """One time for all components."""
-        return _joint(spec, Linear(), dict.fromkeys(_CLASSES, Linear()), self.law, self.prior, anchored)
+        if anchored and self.fake_atoms:
+            raise ValueError("fake atoms and training with fixed parts exclude each other: choose one.")
+        shares = extended_marginals(spec, self.fake_atoms) if self.fake_atoms else _marginals(spec)
+        return _joint(shares, Linear(), dict.fromkeys(_CLASSES, Linear()), self.law, self.prior, anchored)
 
     def masked(self) -> tuple[str, ...]:
         return _CLASSES if self.prior == "mask" else ()
@@ -159,7 +178,16 @@ class Flow(Recipe):
         return spec.pos_std
 
     def class_counts(self, spec: MoleculeSpec) -> dict[str, int]:
-        return _with_masks(super().class_counts(spec), self.prior)
+        counts = super().class_counts(spec)
+        return _with_masks({**counts, "atom": counts["atom"] + int(self.fake_atoms > 0)}, self.prior)
+
+    def augment(
+        self, batch: Mapping[str, Tensor], spec: MoleculeSpec, generator: torch.Generator | None = None
+    ) -> Mapping[str, Tensor]:
+        return with_fake_atoms(batch, spec, self.fake_atoms, generator) if self.fake_atoms else batch
+
+    def places(self, sizes: np.ndarray, u: np.ndarray) -> np.ndarray:
+        return sizes + drawn_counts(sizes, self.fake_atoms, u) if self.fake_atoms else sizes
 
 
 class EQGATDiff(Recipe):
@@ -219,7 +247,7 @@ class EQGATDiff(Recipe):
     def process(self, spec: MoleculeSpec, *, anchored: bool = False) -> Process:
         """Categorical classes with their keep probabilities, or one-hot vectors with normal noise."""
         if self.is_discrete:
-            return _joint(spec, self.tables["pos"], self.tables, None, self.prior, anchored)
+            return _joint(_marginals(spec), self.tables["pos"], self.tables, None, self.prior, anchored)
         _refuse_anchors(anchored)
         spaces: dict[str, Space] = {"pos": ZeroMean(), "atom": Free(), "charge": Free(), "bond": Symmetric()}
         return Process({name: Component(self.tables[name], space=space) for name, space in spaces.items()})
@@ -329,8 +357,12 @@ class EDMPoints(Recipe):
         return {"pos": (b, n, 3), "atom": (b, n, spec.num_atom_classes), "number": (b, n, 1)}
 
 
+def _marginals(spec: MoleculeSpec) -> dict[str, tuple[float, ...]]:
+    return {"atom": spec.atom_marginal, "charge": spec.charge_marginal, "bond": spec.bond_marginal}
+
+
 def _joint(
-    spec: MoleculeSpec,
+    shares: Mapping[str, tuple[float, ...]],
     schedule: Schedule,
     keep: Mapping[str, Schedule],
     law: NoiseLaw | None,
@@ -338,7 +370,6 @@ def _joint(
     anchored: bool,
 ) -> Process:
     """Positions with a schedule, categorical atoms, charges and bonds."""
-    shares = {"atom": spec.atom_marginal, "charge": spec.charge_marginal, "bond": spec.bond_marginal}
     sites, pairs = (held_sites(), held_pairs()) if anchored else (Free(), Symmetric())
     classes = {
         name: Categorical(_prior(share, prior), keep[name], pairs if name == "bond" else sites)

@@ -26,6 +26,7 @@ RECIPES = [
     Flow(),
     Flow(prior="mask"),
     Flow(law=StudentTNoise(16.0)),
+    Flow(prior="mask", fake_atoms=0.3),
     EQGATDiff(20),
     EQGATDiff(20, prior="mask"),
     EQGATDiff(20, types="gaussian"),
@@ -256,6 +257,7 @@ def test_a_mask_is_never_predicted(batch):
     ("make", "telling"),
     [
         (lambda: Flow(prior="masked"), "'marginal', 'uniform' or 'mask'"),
+        (lambda: Flow(fake_atoms=1.5), r"share in \[0, 1\]"),
         (lambda: EQGATDiff(types="normal"), "'categorical' or 'gaussian'"),
         (lambda: EQGATDiff(nu={"positions": 1.0}), "got .'positions'"),
         (lambda: MoleculeDiffusion(recipe=EDMPoints()), "use MessagePassing"),
