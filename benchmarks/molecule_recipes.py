@@ -161,7 +161,7 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="only measure the cost of a molecule")
     options = parser.parse_args()
     path = RESULTS / "molecule_recipes.json"
-    content = json.loads(path.read_text()) if path.is_file() else {"rows": []}
+    content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": []}
     content |= {"machine": machine(), "cost": cost()}
     print(content["cost"], flush=True)
     for name in [] if options.cost else options.recipes:
