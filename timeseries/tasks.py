@@ -25,6 +25,7 @@ from timeseries.data.windows import Windows
 from timeseries.diffusion import NUM_STEPS, scaled
 from timeseries.guidance import WienerGuidance
 from timeseries.networks.wiener import WienerNetwork
+from timeseries.starts import EULER_STEPS, check_start, draw_start
 
 __all__ = ["GUIDANCES", "SamplingOptions", "draw_windows", "is_conditional", "profile"]
 
@@ -51,6 +52,8 @@ class SamplingOptions:
         iterations: Krylov iterations; each costs one backward pass.
         grid: Times, see `scidiff.grids.time_grid`.
         solver_options: Options of the solver.
+        start: Langevin steps that move the noise towards what is known before the solver starts (TSFlow takes 4), see
+            `timeseries.starts`; for unconditional models with ``preset="flow"``.
         rows: Windows times samples that are computed together.
     """
 
@@ -63,6 +66,7 @@ class SamplingOptions:
     iterations: int = 3
     grid: str | Tensor = "edm"
     solver_options: dict[str, Any] = field(default_factory=dict)
+    start: int = 0
     rows: int = 512
 
     def __post_init__(self) -> None:
@@ -70,9 +74,10 @@ class SamplingOptions:
             raise ValueError(f"unknown guidance {self.guidance!r}; known: {', '.join(GUIDANCES)}, or a function.")
         if self.krylov not in ("gmres", "cg"):
             raise ValueError(f"krylov must be 'gmres' or 'cg', got {self.krylov!r}.")
-        if self.steps < 1 or self.rows < 1 or self.iterations < 1:
+        if self.steps < 1 or self.rows < 1 or self.iterations < 1 or self.start < 0:
             raise ValueError(
-                f"steps, rows and iterations must be at least 1, got {self.steps}, {self.rows} and {self.iterations}."
+                "steps, rows and iterations must be at least 1 and start at least 0, got "
+                f"{self.steps}, {self.rows}, {self.iterations} and {self.start}."
             )
 
 
@@ -137,9 +142,13 @@ def draw_windows(
             rows = slice(begin * num_samples, (begin + len(part.values)) * num_samples)
             state, scale = scaled(part, spec, anywhere=anywhere)
             told = _tell(denoiser, spec, state, part.observed, num_samples, levels[rows], options, base)
+            shape = (len(part.values) * num_samples, *told.shape)
+            start = None
+            if options.start and told.observation is not None:
+                start = draw_start(denoiser, told.observation, levels[rows], shape, seeds[rows], options.start)
             x, info = sample(
                 denoiser,
-                (len(part.values) * num_samples, *told.shape),
+                shape if start is None else start,
                 solver=options.solver,
                 solver_options=options.solver_options or None,
                 steps=options.steps,
@@ -154,17 +163,19 @@ def draw_windows(
                 x = x + told.mean
             location, width = (v.repeat_interleave(num_samples, 0) for v in scale)
             parts.append((x[..., 0].double() * width + location).cpu())
-            nfe = info.nfe
+            nfe = info.nfe + (0 if start is None else options.start * EULER_STEPS)
     return Drawn(torch.cat(parts), nfe)
 
 
 class _Told(NamedTuple):
-    """How a model is told what is known: shape of a window, condition, guidance, and what is added to its samples."""
+    """How a model is told what is known: shape of a window, condition, guidance, what is added to its samples, and what
+    an unconditional one observes."""
 
     shape: tuple[int, ...]
     cond: dict[str, Tensor] | None = None
     guidance: Any = None
     mean: Tensor | None = None
+    observation: Observation | None = None
 
 
 def _tell(
@@ -178,7 +189,11 @@ def _tell(
     base: Base | None,
 ) -> _Told:
     """By features for a conditional model, else by guidance."""
+    if options.start:
+        check_start(denoiser)
     if is_conditional(denoiser):
+        if options.start:
+            raise ValueError("a conditional model sees what is known: leave start out.")
         seen = conditions(state, observed, observed[..., 0], spec, base)
         features, mean = (v.repeat_interleave(num_samples, 0) for v in seen)
         return _Told((*state.shape[1:3], 1), {FEATURES: features}, None, mean)
@@ -186,7 +201,8 @@ def _tell(
         return _Told(tuple(state.shape[1:]))
     y = state.repeat_interleave(num_samples, 0)
     observation = Observation(observed.repeat_interleave(num_samples, 0), y=y)
-    return _Told(tuple(state.shape[1:]), guidance=_guidance(denoiser, observation, levels, options))
+    guidance = _guidance(denoiser, observation, levels, options)
+    return _Told(tuple(state.shape[1:]), guidance=guidance, observation=observation)
 
 
 def is_conditional(denoiser: Denoiser) -> bool:
