@@ -1,7 +1,7 @@
 """Recipes of molecules at an equal training budget, and the cost of a molecule beside that of EDM.
 
     python -m benchmarks.molecule_recipes                  # trains every recipe for 4 CPU minutes, then samples
-    python -m benchmarks.molecule_recipes --minutes 1 --recipes flow pfgmpp -n 200
+    python -m benchmarks.molecule_recipes --minutes 1 --recipes flow pfgmpp -n 200      # others stay as recorded
     python -m benchmarks.molecule_recipes --cost           # only the cost of a molecule, in the same file
 
 All recipes see QM9 without hydrogens, batches of the same size and one learning-rate schedule; networks are small
@@ -162,8 +162,9 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / "molecule_recipes.json"
     content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"rows": []}
-    content |= {"machine": machine(), "cost": cost()}
-    print(content["cost"], flush=True)
+    if options.cost or "cost" not in content:
+        content |= {"machine": machine(), "cost": cost()}
+        print(content["cost"], flush=True)
     for name in [] if options.cost else options.recipes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
