@@ -87,11 +87,12 @@ def _cold() -> MMFFMDDataModule:
 _EGNN_GROUP = {
     "charged": "EGNN .186/.426, EqMotion .141/.310, GeoTDM .110/.258",
     "gravity": "EGNN .310/.709, EqMotion .302/.671, GeoTDM .256/.613",
+    "spring": "EGNN .010/.023, EqMotion .013/.036, GeoTDM .003/.008",
 }
 _SCENES = {"hotel": "GeoTDM .13/.21, EqMotion .12/.18", "zara2": "GeoTDM .16/.30, EqMotion .13/.23"}
 PARTICLES = tuple(
     Case(kind, _particles(kind), 10, count, 5, published=_EGNN_GROUP[kind])
-    for kind, count in (("charged", 100), ("gravity", 64))
+    for kind, count in (("charged", 100), ("gravity", 64), ("spring", 60))
 )
 MOLECULES = (
     Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 80, 5, note="500 K"),

@@ -16,6 +16,12 @@ by test systems. Run `python -m benchmarks.trajectories`; figures in
 
 """
 
+_LIMITS = {  # ADE, FDE; of pedestrians 15 % above those of GeoTDM
+    "charged": (0.17,),
+    "pedestrians_hotel": (0.150, 0.242),
+    "pedestrians_zara2": (0.184, 0.345),
+}
+
 
 def page(content: dict[str, Any]) -> str:
     """The section of the README."""
@@ -59,7 +65,7 @@ def page(content: dict[str, Any]) -> str:
                 for frame, value in drift["model"].items()
             )
             parts.append(f"`{row['checkpoint']}`, {row['rollouts']} roll-outs: median relative energy drift {steps}.")
-    parts += [_molecules(content), _tasks(content)]
+    parts += [_molecules(content), _tasks(content), "\n".join(_marks(content))]
     return _PAGE.format(**content["machine"]) + "\n\n".join(part for part in parts if part)
 
 
@@ -108,3 +114,45 @@ def _tasks(content: dict[str, Any]) -> str:
     kept = all(row["given_entries_unchanged"] for row in rows)
     text = f"`{rows[0]['checkpoint']}`, the same systems and noise; given entries came back bit for bit: "
     return text + ("yes.\n\n" if kept else "no.\n\n") + table(head, cells)
+
+
+def _marks(content: dict[str, Any]) -> list[str]:
+    """What was aimed at, and whether it was reached."""
+    found = [aim for row in content.get("models", []) for aim in _aims(row)]
+    for part in content.get("steps", []):
+        errors = {row["steps"]: row["ade"] for row in part["rows"]}
+        ratio = errors[20] / errors[max(errors)]
+        found.append((f"{part['checkpoint']}: 20 steps over {max(errors)} steps", ratio, 1.02))
+    for row in content.get("tasks", []):
+        found.append((f"{row['checkpoint']}: {row['task']}, over the model of this task", row["ratio"], 1.05))
+    lines = [
+        f"- {'reached' if value <= limit else '**missed**'}: {name}: {value:.3f}, at most {limit:.3g}"
+        for name, value, limit in found
+    ]
+    for row in content.get("rollout", []):
+        if "bonds_intact" in row:
+            word = "reached" if row["bonds_intact"] >= 0.95 else "**missed**"
+            name = f"{row['checkpoint']}: all bonds within 25 % over {row['frames']} frames"
+            lines.append(f"- {word}: {name}: {100 * row['bonds_intact']:.1f} % of frames, at least 95 %")
+    return lines
+
+
+def _aims(row: dict[str, Any]) -> list[tuple[str, float, float]]:
+    """Name, value and the most that it should be."""
+    name, figures = row["checkpoint"] + (f" ({row['note']})" if row["note"] else ""), row["report"]["metrics"]
+    errors = [figures[f"{kind}_{row['metric']}"] for kind in ("ade", "fde")]
+    limits = _LIMITS.get(row["checkpoint"])
+    if limits is not None:
+        pairs = zip(("ADE", "FDE"), errors, limits, strict=False)
+        return [(f"{name}: {kind}", error["value"], limit) for kind, error, limit in pairs]
+    if row["checkpoint"] == "gravity":
+        return [
+            (f"{name}: ADE, half of that of the last frame", errors[0]["value"], errors[0]["baselines"]["stay"] / 2)
+        ]
+    if "bond_jsd" not in figures:
+        return []
+    return [
+        (f"{name}: ADE, that of linear autoregression", errors[0]["value"], errors[0]["baselines"]["linear"]),
+        (f"{name}: distance of bond lengths", figures["bond_jsd"]["value"], 0.1),
+        (f"{name}: temperature, distance from 1", abs(figures["temperature_ratio"]["value"] - 1), 0.05),
+    ]

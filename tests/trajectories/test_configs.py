@@ -15,14 +15,14 @@ from trajectories.networks.egtn import EGTN
 from trajectories.process import trajectory_process
 
 FOLDER = Path(trajectories.__file__).parent / "configs"
-CONFIGS = [*sorted(FOLDER.glob("charged*.yaml")), FOLDER / "gravity.yaml"]
+CONFIGS = [*sorted(FOLDER.glob("charged*.yaml")), FOLDER / "gravity.yaml", FOLDER / "spring.yaml"]
 RECORDED = ["benzene", "pedestrians_hotel", "pedestrians_zara2"]
 MOLECULES = ["ethanol", "ethanol_all_tasks", "ethanol_interpolation"]
 SHORT = (
     "--trainer.max_steps 2 --trainer.max_time null --trainer.max_epochs 1 --trainer.accelerator cpu "
     "--trainer.logger false --trainer.check_val_every_n_epoch 1 --trainer.enable_progress_bar false "
     "--data.init_args.num_train 8 --data.init_args.num_val 2 --data.init_args.batch_size 4 "
-    "--model.init_args.network.init_args.hidden 8"
+    "--model.init_args.network.init_args.hidden 8 --init_from null"
 )
 
 
