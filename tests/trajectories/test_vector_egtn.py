@@ -33,7 +33,13 @@ def network(**options):
         net = VectorEGTN(1, edge_channels=1, hidden=8, vector_channels=4, num_layers=2, num_heads=2, **options)
         for layer in net.layers:
             nn.init.normal_(layer.feed[2].weight, std=0.3)
+            for name in ("lags", "near.weight"):
+                if name in dict(layer.named_parameters()):
+                    nn.init.normal_(layer.get_parameter(name), std=0.3)
     return net.double()
+
+
+FREE = {"num_lags": 2, "num_near": 4}
 
 
 def inputs(generator, b=2, f=6, n=4, d=3):
@@ -50,11 +56,11 @@ def inputs(generator, b=2, f=6, n=4, d=3):
     return y, torch.tensor([-0.4, 0.2][:b], dtype=F64), cond
 
 
-@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize(("d", "options"), [(2, {}), (3, {}), (3, FREE)], ids=["plane", "space", "free"])
 @torch.no_grad()
-def test_symmetry(d, generator):
+def test_symmetry(d, options, generator):
     """E(D): the mean is turned and shifted, the state turned; the output turns. Given entries have none."""
-    net = network()
+    net = network(**options)
     y, t, cond = inputs(generator, d=d)
     out = net(y, t, cond)
     assert float(out.abs().max()) > 0.1
@@ -63,6 +69,27 @@ def test_symmetry(d, generator):
         turn = random_rotation(generator, F64, d, reflect=reflect)
         moved = net(y @ turn.T, t, {**cond, "mean": cond["mean"] @ turn.T + 3.0})
         assert moved == pytest.approx(out @ turn.T, abs=1e-9)
+
+
+@torch.no_grad()
+def test_free_numbers_start_without_effect(generator):
+    """What is added has no effect as it is built; then each free number acts at its time difference and no other."""
+    y, t, cond = inputs(generator)
+    plain, free = network(), network(**FREE)
+    free.load_state_dict(plain.state_dict(), strict=False)
+    for layer in free.layers:
+        layer.lags.zero_()
+        layer.near.weight.zero_()
+    assert torch.equal(free(y, t, cond), plain(y, t, cond))
+    layer = free.layers[0]
+    layer.lags[1, 3] = 0.5  # one frame before
+    kernel = layer._free(6)[1]
+    assert kernel == pytest.approx(0.5 * torch.diag(torch.ones(5, dtype=F64), -1))
+    layer.lags.fill_(1.0)
+    number = torch.arange(6)
+    assert torch.equal(layer._free(6)[0] == 1, (number[:, None] - number).abs() <= 2)
+    with pytest.raises(ValueError, match="num_near of 0 or at least 2"):
+        VectorEGTN(num_near=1)
 
 
 @torch.no_grad()

@@ -9,7 +9,9 @@ adds to the output F and moves the positions that the next layer sees:
     F <- F + (w(h) + w'(h) / spread) v,   X^{l+1} = mean + spread (alpha y + sigma F)
 
 The kernels k_{f-s} hold ramps and exponentials of the time difference, so that sums of forces over time, and sums of
-these, are one product: one layer can be a step of Picard's iteration for the equations of motion.
+these, are one product: one layer can be a step of Picard's iteration for the equations of motion. Vibrations need
+kernels that change sign from frame to frame: ``num_lags`` adds free numbers for each of the nearest differences. Bonds
+need a resolution far below their length: ``num_near`` adds narrow radial functions. Both start without effect.
 
 Han et al. 2024, "Geometric Trajectory Diffusion Models" (messages and attention over frames); Schuett et al. 2021,
 "Equivariant message passing for the prediction of tensorial properties and molecular spectra" (scalars and vectors).
@@ -56,6 +58,8 @@ class VectorEGTN(Configurable, nn.Module):
         num_radial: Radial functions.
         length: Range of the radial functions: their centres lie between ``length`` / 20 and 20 ``length``, evenly in
             the logarithm.
+        num_lags: Time differences up to this one have numbers of their own in every kernel over frames.
+        num_near: Further radial functions, their centres between 0.4 and 1.6 ``length``, evenly; 0 or at least 2.
 
     Raises:
         ValueError: If a number is out of its range; when called, if a shape does not fit.
@@ -74,12 +78,18 @@ class VectorEGTN(Configurable, nn.Module):
         num_heads: int = 4,
         num_radial: int = 12,
         length: float = 1.0,
+        num_lags: int = 0,
+        num_near: int = 0,
     ) -> None:
         super().__init__()
         if min(num_heads, num_layers) < 1 or num_radial < 2 or length <= 0:
             raise ValueError(
                 "expected num_heads and num_layers of at least 1, num_radial of at least 2 and a positive length, "
                 f"got {num_heads}, {num_layers}, {num_radial} and {length}."
+            )
+        if num_lags < 0 or num_near < 0 or num_near == 1:
+            raise ValueError(
+                f"expected num_lags of at least 0 and num_near of 0 or at least 2, got {num_lags} and {num_near}."
             )
         if hidden % num_heads or vector_channels % num_heads:
             raise ValueError(
@@ -88,11 +98,12 @@ class VectorEGTN(Configurable, nn.Module):
             )
         self.in_channels, self.edge_channels = in_channels, edge_channels
         self.hidden, self.vector_channels = hidden, vector_channels
-        self.num_radial, self.length = num_radial, length
+        self.num_radial, self.length, self.num_near = num_radial, length, num_near
         self.embedding = nn.Linear(in_channels + 1 + 2 * len(_NOISE_WAVES) + 7, hidden)
         self.vectors = nn.Linear(4, vector_channels, bias=False)
         self.layers = nn.ModuleList(
-            _Layer(hidden, vector_channels, edge_channels, num_heads, num_radial) for _ in range(num_layers)
+            _Layer(hidden, vector_channels, edge_channels, num_heads, num_radial, num_lags, num_near)
+            for _ in range(num_layers)
         )
 
     def forward(self, y: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -105,9 +116,8 @@ class VectorEGTN(Configurable, nn.Module):
         start, size = mean + spread * alpha * y, spread * sigma
         pos = torch.where(live, start, mean)
         h, v = self._start(y, pos, log_rho, cond)
-        pairs = _Pairs(
-            self.length, self.num_radial, cond["edge_attr"] if self.edge_channels else None, cond.get("node_mask")
-        )
+        edge_attr = cond["edge_attr"] if self.edge_channels else None
+        pairs = _Pairs(self.length, self.num_radial, self.num_near, edge_attr, cond.get("node_mask"))
         frames = torch.arange(y.shape[1], device=y.device)
         time = _kernels(frames[:, None] - frames, y.dtype)
         out = torch.zeros_like(y)
@@ -152,11 +162,14 @@ class VectorEGTN(Configurable, nn.Module):
 class _Pairs:
     """Directions, radial functions and weights of all pairs of a frame, with the features that do not change."""
 
-    def __init__(self, length: float, num_radial: int, edge_attr: Tensor | None, present: Tensor | None) -> None:
-        self.length, self.num_radial, self.edge_attr, self.present = length, num_radial, edge_attr, present
+    def __init__(
+        self, length: float, num_radial: int, num_near: int, edge_attr: Tensor | None, present: Tensor | None
+    ) -> None:
+        self.length, self.num_radial, self.num_near = length, num_radial, num_near
+        self.edge_attr, self.present = edge_attr, present
 
-    def __call__(self, pos: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """u_ij (B, F, N, N, D), features (B, F, N, N, num_radial + 1), weights of a mean (..., N, N)."""
+    def __call__(self, pos: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """u_ij (B, F, N, N, D), features (..., num_radial + 1), weights of a mean (..., N, N), narrow functions."""
         n = pos.shape[2]
         difference = pos[:, :, :, None] - pos[:, :, None]
         squared = difference.square().sum(-1, keepdim=True) + _TINY
@@ -171,15 +184,32 @@ class _Pairs:
             present = self.present[:, None]
             linked = linked * (present[..., None] & present[..., None, :])
         weight = linked / linked.sum(-1, keepdim=True).clamp_min(1)
-        return unit, torch.cat([radial, log / 3], -1), weight
+        return unit, torch.cat([radial, log / 3], -1), weight, self._near(squared)
+
+    def _near(self, squared: Tensor) -> Tensor | None:
+        """Gaussians of the distance (..., num_near), as wide as their centres are apart."""
+        if not self.num_near:
+            return None
+        centres = torch.linspace(0.4, 1.6, self.num_near, device=squared.device, dtype=squared.dtype)
+        step = 1.2 / (self.num_near - 1)
+        return torch.exp(-0.5 * ((squared.sqrt() / self.length - centres) / step).square())
 
 
 class _Layer(nn.Module):
     """Messages, mixing over frames, update; see the module. O(N^2 F + N F^2) time."""
 
-    def __init__(self, hidden: int, vectors: int, edge_channels: int, num_heads: int, num_radial: int) -> None:
+    def __init__(
+        self,
+        hidden: int,
+        vectors: int,
+        edge_channels: int,
+        num_heads: int,
+        num_radial: int,
+        num_lags: int,
+        num_near: int,
+    ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.num_lags = num_heads, num_lags
         self.norm = nn.LayerNorm(hidden)
         self.probe = nn.Linear(vectors, _PROBES, bias=False)
         self.ends = nn.Linear(hidden, 2 * hidden)
@@ -202,6 +232,11 @@ class _Layer(nn.Module):
         self.mix = nn.Linear(vectors, vectors, bias=False)
         nn.init.zeros_(self.feed[2].weight)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.feed[2].bias)  # pyright: ignore[reportArgumentType]
+        if num_lags:
+            self.lags = nn.Parameter(torch.zeros(vectors + num_heads, 2 * num_lags + 1))
+        if num_near:
+            self.near = nn.Linear(num_near, hidden, bias=False)
+            nn.init.zeros_(self.near.weight)
 
     def forward(
         self, h: Tensor, v: Tensor, pos: Tensor, pairs: _Pairs, time: Tensor, whitening: Tensor
@@ -218,7 +253,7 @@ class _Layer(nn.Module):
         return h + dh, v + self.mix(v) * gate[..., None, :], step
 
     def _between_nodes(self, h: Tensor, v: Tensor, pos: Tensor, pairs: _Pairs) -> tuple[Tensor, Tensor]:
-        unit, radial, weight = pairs(pos)
+        unit, radial, weight, near = pairs(pos)
         inner = self.norm(h)
         receiver, sender = self.ends(inner).chunk(2, -1)
         own = unit @ self.probe(_bounded(v))  # <P v_i, u_ij>; <P v_j, u_ij> is minus its transpose
@@ -226,6 +261,8 @@ class _Layer(nn.Module):
         if pairs.edge_attr is not None:
             features.append(pairs.edge_attr[:, None].to(h.dtype).expand(*unit.shape[:4], -1))
         m = self.pair(torch.cat(features, -1)) + receiver[:, :, :, None] + sender[:, :, None]
+        if near is not None:
+            m = m + self.near(near)
         m = nn.functional.silu(self.second(nn.functional.silu(m)))
         v = v + (unit * weight[..., None]).mT @ self.gate(m)
         total = (m * weight[..., None]).sum(3)
@@ -237,16 +274,26 @@ class _Layer(nn.Module):
         d, vectors = v.shape[-2:]
         heads = self.num_heads
         q, k, value = self.qkv(inner).reshape(b, f, n, 3, heads, -1).permute(3, 0, 2, 4, 1, 5)  # (B, N, H, F, c / H)
-        attention = (q @ k.mT * (heads / c) ** 0.5 + self.bias(time).permute(2, 0, 1)).softmax(-1)
+        bias, kernel = self.bias(time).permute(2, 0, 1), self.kernel(time / 8).permute(2, 0, 1)  # (heads or C, F, F)
+        if self.num_lags:
+            free = self._free(f)
+            bias, kernel = bias + free[vectors:], kernel + free[:vectors]
+        attention = (q @ k.mT * (heads / c) ** 0.5 + bias).softmax(-1)
         mixed = (attention @ value).permute(0, 3, 1, 2, 4).reshape(b, f, n, c)
         sent = self.sent(_bounded(v)) * self.sent_gate(inner)[..., None, :]
         seen, plain = sent.chunk(2, -1)
         seen = seen.reshape(b, f, n, d, heads, -1).permute(0, 2, 4, 1, 3, 5).flatten(-2)
         seen = (attention @ seen).unflatten(-1, (d, -1)).permute(0, 3, 1, 4, 2, 5).reshape(b, f, n, d, vectors)
-        kernel = self.kernel(time / 8).permute(2, 0, 1)  # (C, F, F)
         plain = kernel @ plain.permute(4, 1, 0, 2, 3).flatten(2)  # (C, F, B N D)
         plain = plain.reshape(vectors, f, b, n, d).permute(2, 1, 3, 4, 0)
         return h + self.out(mixed), v + seen + plain
+
+    def _free(self, num_frames: int) -> Tensor:
+        """The free numbers of every f - s, 0 beyond the last one, (C + heads, F, F)."""
+        number = torch.arange(num_frames, device=self.lags.device)
+        most = self.num_lags + 1
+        place = (number[:, None] - number).clamp(-most, most) + most
+        return nn.functional.pad(self.lags, (1, 1))[:, place]
 
 
 def _kernels(steps: Tensor, dtype: torch.dtype) -> Tensor:
