@@ -11,6 +11,7 @@ and writes nothing. Models that are not packaged and data that is not there are 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ from trajectories.ensembles import representatives
 from trajectories.evaluate import evaluate
 from trajectories.metrics import relative_energy_drift
 from trajectories.molecular import Topology, bonds_intact, frame_temperature
+from trajectories.slow_modes import bond_divergence, distances
 from trajectories.tasks import known_mask
 
 TITLE = "Trajectories"
@@ -79,6 +81,7 @@ def _recordings() -> str | None:
     return None if folder is None else str(folder / "trajectories" / "eth_ucy" / "eth_ucy.npz")
 
 
+@functools.cache
 def _cold() -> MMFFMDDataModule:
     """A run of ethanol at 300 K that no training has seen."""
     return MMFFMDDataModule("CCO", 300.0, friction=0.001, steps=100_000, seed=1)
@@ -163,9 +166,27 @@ def measure_model(case: Case, count: int | None = None) -> list[dict[str, Any]]:
                 "seconds_per_sample": seconds,
                 "ade_of_the_mean": float(centre.mean()),
                 "report": report.to_dict(),
+                **_bonds(case, chosen),
             }
         )
     return rows
+
+
+def _bonds(case: Case, drawn: TrajectoryBatch) -> dict[str, Any]:
+    """Jensen-Shannon distance of the bond lengths of forecasts to those of the whole run, and between its halves.
+
+    Test windows alone are too few: two samples of 1,600 frames of one law are 0.15 apart in 100 bins.
+    """
+    data = case.data()
+    z = atoms(data)
+    if z is None:
+        return {}
+    run = (data.frames.pos if isinstance(data, MDTrajectoryDataModule) else data.runs[0].pos).astype(np.float64)
+    bonds = Topology.of(run[::100], z).bonds
+    made = drawn.pos[:, :, case.cond_frames :].transpose(1, 2).flatten(0, 1).double().numpy()
+    halves = np.array_split(distances(run, bonds), 2)
+    distance = bond_divergence(np.concatenate(halves), distances(made, bonds))
+    return {"bonds": {"distance": distance, "floor": bond_divergence(*halves)}}
 
 
 def measure_steps(case: Case, steps: tuple[int, ...], count: int) -> dict[str, Any]:

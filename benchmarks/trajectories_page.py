@@ -71,17 +71,17 @@ def page(content: dict[str, Any]) -> str:
 
 def _molecules(content: dict[str, Any]) -> str:
     """Bonds and temperatures of forecasts, beside those of what happened."""
-    rows = [row for row in content.get("models", []) if "bond_jsd" in row["report"]["metrics"]]
+    rows = [row for row in content.get("models", []) if "bonds" in row]
     head = ["forecasts of", "bond lengths: distance", "floor", "bonds within 25 %", "temperature of frame differences"]
     cells = []
     for row in rows:
         figures = row["report"]["metrics"]
-        jsd, warmth = figures["bond_jsd"], figures["temperature_ratio"]
+        bonds, warmth = row["bonds"], figures["temperature_ratio"]
         cells.append(
             [
                 f"{row['checkpoint']} ({row['note']})",
-                f"{jsd['value']:.3f}",
-                f"{jsd['floor']:.3f}",
+                f"{bonds['distance']:.3f}",
+                f"{bonds['floor']:.3f}",
                 f"{100 * figures['bonds_intact']['value']:.1f} %",
                 f"{warmth['value']:.3f} ± {warmth['error']:.3f}",
             ]
@@ -89,8 +89,8 @@ def _molecules(content: dict[str, Any]) -> str:
     if not cells:
         return ""
     text = (
-        "Distance: Jensen-Shannon, 100 bins, forecasts against what happened; floor: one half of what happened against "
-        "the other. Temperature: in units of that of the same frames in the data."
+        "Distance: Jensen-Shannon, 100 bins, of all bonds of the forecasts to those of the whole run of the data; floor: "
+        "one half of the run to the other. Temperature: in units of that of the same frames in the data."
     )
     return table(head, cells) + "\n\n" + text
 
@@ -149,10 +149,10 @@ def _aims(row: dict[str, Any]) -> list[tuple[str, float, float]]:
         return [
             (f"{name}: ADE, half of that of the last frame", errors[0]["value"], errors[0]["baselines"]["stay"] / 2)
         ]
-    if "bond_jsd" not in figures:
+    if "bonds" not in row:
         return []
     return [
         (f"{name}: ADE, that of linear autoregression", errors[0]["value"], errors[0]["baselines"]["linear"]),
-        (f"{name}: distance of bond lengths", figures["bond_jsd"]["value"], 0.1),
+        (f"{name}: distance of bond lengths", row["bonds"]["distance"], 0.1),
         (f"{name}: temperature, distance from 1", abs(figures["temperature_ratio"]["value"] - 1), 0.05),
     ]
