@@ -89,8 +89,8 @@ def _molecules(content: dict[str, Any]) -> str:
     if not cells:
         return ""
     text = (
-        "Distance: Jensen-Shannon, 100 bins, of the bonds of forecasts to those of the whole run of the data; floor: one "
-        "half of the run to the other. Temperature: in units of that of the same frames in the data."
+        "Distance: Jensen-Shannon, 100 bins, of the bonds of forecasts to those of the whole run of the data; floor: "
+        "one half of the run to the other. Temperature: in units of that of the same frames in the data."
     )
     return table(head, cells) + "\n\n" + text
 
