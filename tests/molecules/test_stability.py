@@ -219,9 +219,12 @@ def test_published_tables_on_drug_like_molecules():
 
 @pytest.mark.slow
 def test_edm_stability_of_gschnet_samples(record_property):
-    """Recorded with this table on the published sample file; other papers quote about one point less."""
+    """Recorded with this table on the published sample file of 9,815 molecules; EDM's table says 95.7 and 68.1 %.
+
+    The 6,805 stable molecules are 68.05 % of 10,000: it seems to count molecules that the file lacks as failures.
+    """
     records = point_clouds(data_file("gschnet_samples/gschnet_samples.npz"))
     atoms, molecules = set_stability(records, "edm")
     record_property("molecule_stability", float(molecules.mean()))
     assert 100 * atoms.sum() / sum(map(len, records)) == pytest.approx(96.909, abs=5e-4)
-    assert 100 * molecules.mean() == pytest.approx(69.333, abs=5e-4)
+    assert (len(records), int(molecules.sum())) == (9_815, 6_805)
