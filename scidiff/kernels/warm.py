@@ -81,7 +81,7 @@ def _run(dtype: torch.dtype) -> None:
     """All operations with their gradients, on a graph that is large enough for two threads."""
     full = full_graph(torch.tensor([0, 64]))
     generator = torch.Generator().manual_seed(0)
-    n, e, f, basis, cutoff = 64, full.num_edges, 64, BesselBasis(8, 4.0), CosineCutoff(4.0)
+    n, e, f, basis, cutoff = 64, full.num_edges, 128, BesselBasis(8, 4.0), CosineCutoff(4.0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.rand(*shape, generator=generator, dtype=dtype).add_(0.5).requires_grad_()
@@ -100,12 +100,12 @@ def _run(dtype: torch.dtype) -> None:
 
 
 def _search() -> None:
-    """Neighbour lists of molecules and of a liquid, open and periodic."""
+    """Neighbour lists of molecules, few and many, and of a liquid, open and periodic."""
     generator = torch.Generator().manual_seed(0)
-    for count, side in ((64, 4.0), (8000, 40.0)):
+    for count, side in ((64, 4.0), (600, 16.0), (8000, 40.0)):
         pos = torch.rand(count, 3, generator=generator, dtype=torch.float64) * side
         starts = torch.tensor([0, count // 2, count])
         radius_graph(pos, 3.0, batch_ptr=starts, backend="numba")
         radius_graph(pos, 3.0, cell=torch.eye(3, dtype=torch.float64) * side, backend="numba")
-        radius_graph(pos, 3.0, backend="numba")
+        radius_graph(pos, 3.0, backend="numba")  # one graph
         knn_graph(pos, 4, backend="numba")
