@@ -222,7 +222,7 @@ def measure_tasks(case: Case, specialists: dict[str, str], count: int) -> list[d
         mask = known_mask(_KNOWN[task], test.pos.shape[2], test.pos.shape[1])
         errors = []
         for model in (generator, TrajectoryGenerator.from_pretrained(name)):
-            drawn = model.interpolate(test, mask, seed=2)
+            drawn = model.interpolate(test, mask, steps=20, solver="dpmpp_2m", seed=2)
             is_kept = torch.equal(drawn.pos[:, mask.T], test.pos[:, mask.T])
             errors.append((drawn.pos - test.pos)[:, ~mask.T].double().norm(dim=-1).mean(1).numpy())
         ratio = float(errors[0].mean() / errors[1].mean())

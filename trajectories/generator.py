@@ -46,6 +46,8 @@ class TrajectoryGenerator(Pretrained):
         unit: Unit of positions, or None.
         steps: Default number of solver steps; the final prediction costs one evaluation more.
         solver: Default solver.
+        solver_options: Its options. Noise added by ``edm_heun`` (``s_churn``, ``s_noise``) makes up for what denoisers
+            take away too much of: choose it by validation data, as Karras et al. 2022, section 4, do.
 
     Raises:
         ValueError: If the denoiser is of another kind, or a default is out of range.
@@ -64,6 +66,7 @@ class TrajectoryGenerator(Pretrained):
         unit: str | None = None,
         steps: int = 20,
         solver: str = "dpmpp_2m",
+        solver_options: Mapping[str, Any] | None = None,
     ) -> None:
         if not isinstance(denoiser, Denoiser):
             denoiser, prior, scale, dt, unit = _trained(denoiser)
@@ -72,7 +75,8 @@ class TrajectoryGenerator(Pretrained):
         if len(parts) != 1 or not isinstance(parts[0].space, TrajectorySpace):
             raise ValueError(f"expected a denoiser of trajectories, got one of the process {denoiser.process!r}.")
         _check_counts(steps=steps)
-        get_solver(solver)
+        self.solver_options = dict(solver_options or {})
+        get_solver(solver, self.solver_options)
         self.denoiser = denoiser.eval()
         self.prior = get_prior(prior).eval()
         self.scale, self.dt, self.unit = float(scale), dt, unit
@@ -289,11 +293,12 @@ class TrajectoryGenerator(Pretrained):
         rows = torch.arange(len(batch)).repeat_interleave(num_samples)
         seeds = random.seed_pairs(seed, len(rows))
         is_flow = isinstance(self.prior, RandomBase)
+        own = self.solver_options if solver is None else {}
         default = "heun" if is_flow and self.solver == "dpmpp_2m" else self.solver
         options = {
             "steps": steps,
             "solver": default if solver is None else solver,
-            "solver_options": {"final_denoise": not is_flow, **(solver_options or {})},
+            "solver_options": {"final_denoise": not is_flow, **own, **(solver_options or {})},
             "guidance": guided(guidance, guidance_scale),
             "progress": progress,
         }

@@ -165,3 +165,19 @@ def test_training_of_pfgm(random):
     assert math.isfinite(float(loss.detach().mean()))
     again = TrajectoryDiffusion.from_config(model.to_config())
     assert again.denoiser.process.continuous[""].law.D == 8.0
+
+
+def test_solver_options_belong_to_the_solver(generator, frames, tmp_path):
+    """What a generator is packaged with is its default, saved with it; another solver does not get its options."""
+    own = {"s_churn": 2.0, "s_noise": 1.1}
+    config = {"prior": "last", "solver": "edm_heun", "steps": 3}
+    churned = TrajectoryGenerator(generator.denoiser, solver_options=own, **config)
+    loaded = TrajectoryGenerator.from_pretrained(churned.save(tmp_path / "m.safetensors"))
+    wanted = generator.forecast(frames, 2, steps=3, solver="edm_heun", solver_options=own, seed=1).pos
+    assert torch.equal(churned.forecast(frames, 2, seed=1).pos, wanted)
+    assert torch.equal(loaded.forecast(frames, 2, seed=1).pos, wanted)
+    plain = generator.forecast(frames, 2, steps=3, seed=1).pos
+    assert torch.equal(churned.forecast(frames, 2, solver="dpmpp_2m", seed=1).pos, plain)
+    assert not torch.equal(wanted, plain)
+    with pytest.raises(ValueError, match="s_churm"):
+        TrajectoryGenerator(generator.denoiser, solver_options={"s_churm": 2.0}, **config)
