@@ -98,16 +98,16 @@ PARTICLES = tuple(
     for kind, count in (("charged", 100), ("gravity", 64), ("spring", 60))
 )
 MOLECULES = (
-    Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 80, 5, note="500 K"),
-    Case("ethanol", _cold, 10, 80, 5, note="300 K"),
-    Case("benzene", lambda: MDTrajectoryDataModule("benzene"), 10, 80, 5, note="500 K"),
+    Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 60, 3, note="500 K"),
+    Case("ethanol", _cold, 10, 60, 3, note="300 K"),
+    Case("benzene", lambda: MDTrajectoryDataModule("benzene"), 10, 60, 3, note="500 K"),
 )
 PEOPLE = tuple(
     Case(f"pedestrians_{scene}", _people(scene), 8, 240, 20, "min_agent", published, "best of 20", 60)
     for scene, published in _SCENES.items()
 )
 CASES = (*PARTICLES, *MOLECULES, *PEOPLE)
-ONE_FOR_ALL = Case("ethanol_all_tasks", MOLECULES[0].data, 10, 200, 1)
+ONE_FOR_ALL = Case("ethanol_all_tasks", MOLECULES[0].data, 10, 150, 1)
 SPECIALISTS = {"forecast": "ethanol", "interpolation": "ethanol_interpolation"}
 _KNOWN = {"forecast": list(range(10)), "interpolation": [*range(5), *range(-5, 0)]}
 
