@@ -129,25 +129,30 @@ def sampling_cost(generator: MoleculeGenerator, steps: int, n: int) -> float:
     return (time.process_time() - start) / n
 
 
-def cost(n: int = 100) -> dict[str, Any]:
-    """Seconds a molecule of the packaged model, of the larger network with hydrogens, and of EDM on this machine.
-
-    The larger network (that of the configuration qm9) is untrained: its weights do not change its cost.
-    """
+def models() -> dict[str, MoleculeGenerator]:
+    """The packaged model, and untrained networks for molecules with hydrogens: weights do not change the cost."""
     spec = MoleculeSpec.from_dataset(packaged_qm9().subset("train"))
-    large = PairFormer(width=192, pair_width=64, num_layers=8)
-    models = {
-        "qm9_implicit": MoleculeGenerator.from_pretrained("qm9_implicit"),
-        "network of qm9, hydrogens": MoleculeGenerator(MoleculeDiffusion(large, spec=spec)),
+    sizes = {"qm9_implicit": (128, 48, 5), "qm9": (192, 64, 8)}
+    networks = {name: PairFormer(width=w, pair_width=p, num_layers=n) for name, (w, p, n) in sizes.items()}
+    explicit = {
+        f"network of {name}, with hydrogens": MoleculeGenerator(MoleculeDiffusion(network, spec=spec))
+        for name, network in networks.items()
     }
+    return {"qm9_implicit": MoleculeGenerator.from_pretrained("qm9_implicit"), **explicit}
+
+
+def cost(n: int = 100) -> dict[str, Any]:
+    """Seconds a molecule of `models` and of EDM on this machine, and their ratios."""
     edm = {"published": edm_cost(LARGEST), "unpadded": edm_cost(MEAN_ATOMS)}
-    rows = []
-    for name, generator in models.items():
-        for steps in (20, 50):
-            seconds = sampling_cost(generator, steps, n)
-            ratios = {key: value / seconds for key, value in edm.items()}
-            rows.append({"model": name, "steps": steps, "nfe": steps + 1, "seconds": seconds, "ratios": ratios})
+    rows = [cost_row(name, generator, steps, n, edm) for name, generator in models().items() for steps in (20, 50)]
     return {"edm_seconds": edm, "rows": rows}
+
+
+def cost_row(name: str, generator: MoleculeGenerator, steps: int, n: int, edm: dict[str, float]) -> dict[str, Any]:
+    """One row of `cost`."""
+    seconds = sampling_cost(generator, steps, n)
+    ratios = {key: value / seconds for key, value in edm.items()}
+    return {"model": name, "steps": steps, "nfe": steps + 1, "seconds": seconds, "ratios": ratios}
 
 
 def main() -> None:
