@@ -150,7 +150,19 @@ def _forecasts(records: list[dict[str, Any]]) -> str:
 
 
 def _sampling(records: list[dict[str, Any]]) -> str:
-    head = ["set", "guidance", "solver", "steps", "NFE", "windows", "CRPS", "50 % band", "90 % band", "seconds"]
+    head = [
+        "set",
+        "guidance",
+        "solver",
+        "steps",
+        "NFE",
+        "windows",
+        "paths",
+        "CRPS",
+        "50 % band",
+        "90 % band",
+        "seconds",
+    ]
     rows = [
         [
             r["set"],
@@ -159,6 +171,7 @@ def _sampling(records: list[dict[str, Any]]) -> str:
             str(r["steps"]),
             str(r["nfe"]),
             str(r["windows"]),
+            str(r["samples"]),
             _figure(r, "wql"),
             f"{r['coverage_50']:.2f}",
             f"{r['coverage_90']:.2f}",
