@@ -91,7 +91,7 @@ def _molecules(content: dict[str, Any]) -> str:
     text = (
         "Distance: Jensen-Shannon, 100 bins, of the bonds of forecasts to those of the whole run of the data; floor: "
         "one half of the run to the other. Temperature: in units of that of the same frames in the data. The noise "
-        "that the sampler of ethanol adds was chosen on validation windows of each temperature."
+        "that the sampler adds was chosen on validation windows, for ethanol of each temperature."
     )
     return table(head, cells) + "\n\n" + text
 
