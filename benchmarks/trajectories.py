@@ -108,7 +108,7 @@ PARTICLES = tuple(
 MOLECULES = (
     Case("ethanol", lambda: MDTrajectoryDataModule("ethanol"), 10, 48, 3, note="500 K", options=_noise(1.35)),
     Case("ethanol", _cold, 10, 48, 3, note="300 K", options=_noise(0.98)),
-    Case("benzene", lambda: MDTrajectoryDataModule("benzene"), 10, 48, 3, note="500 K", options=_noise(1.3)),
+    Case("benzene", lambda: MDTrajectoryDataModule("benzene"), 10, 48, 3, note="500 K", options=_noise(1.2)),
 )
 PEOPLE = tuple(
     Case(f"pedestrians_{scene}", _people(scene), 8, 160, 20, "min_agent", published, "best of 20", 60)
