@@ -17,9 +17,7 @@ needs_data = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize(
-    ("name", "steps"), [("exchange", 30), ("m4_hourly", 48), ("pjm", 24), ("etth1", 24), ("demand", 24)]
-)
+@pytest.mark.parametrize(("name", "steps"), [("exchange", 30), ("m4_hourly", 48), ("pjm", 24), ("demand", 24)])
 def test_models_are_found_by_name(name, steps):
     m = DiffusionForecaster.from_pretrained(name)
     assert m.spec is not None
