@@ -36,10 +36,11 @@ _QUICK = {"exchange": (40, 40, 2), "m4_hourly": (60, 32, 1), "pjm": (40, 32, 1),
 _FULL = {"exchange": (None, 100, 5), "m4_hourly": (None, 100, 3), "pjm": (None, 100, 3), "etth1": (None, 100, 3)}
 _SMALLER = 3  # of the windows in the parts that run a model many times
 _PAGE = """Packaged models, and the one of `etth1_cpu`, on the test windows of TSDiff's protocol. CRPS is GluonTS's
-mean weighted quantile loss (levels .1 to .9, sample quantiles by rank), ND that of the median; for a point
-forecast they are equal. ± is the half width of the 95 % interval over sampling seeds (Student t), absent for one. Seconds are processor time of a forecast
-with all its paths. Where fewer windows are scored than the set has, they are evenly spaced. {processor}, {threads}
-thread(s), torch {torch}, {date}. Run `python -m benchmarks.timeseries`; figures in `results/timeseries.json`.
+mean weighted quantile loss (levels .1 to .9, sample quantiles by rank), ND that of the median; for a
+point forecast they are equal. ± is the half width of the 95 % interval over sampling seeds (Student t),
+absent for one. Seconds are processor time of a forecast with all its paths. Where fewer windows are
+scored than the set has, they are evenly spaced. {processor}, {threads} thread(s), torch {torch}, {date}.
+Run `python -m benchmarks.timeseries`; figures in `results/timeseries.json`.
 """
 
 
