@@ -13,9 +13,9 @@ standard error over systems. "stay" repeats the last frame, "velocity" goes on w
 difference, "linear" is a least-squares forecast from the observed differences, fitted to training
 systems. NFE counts the final denoising. Minutes of training stand in
 `trajectories/assets/README.md`: the model of all tasks has had 28 more than that of forecasts, the
-model of interpolations 5. Nothing was chosen by test systems, but that the noise of benzene was
-settled again after a first test. Run `python -m benchmarks.trajectories`; figures in
-`results/trajectories.json`.
+model of interpolations 5. Nothing was chosen by test systems, but that after a first test the noise
+of benzene was settled again, and hotel and the model of all tasks were trained on. Run `python -m
+benchmarks.trajectories`; figures in `results/trajectories.json`.
 
 """
 
