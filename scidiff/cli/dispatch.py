@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def thread_policy(environment: Mapping[str, str], load: float, cores: int) -> dict[str, str]:
     """What the environment needs before torch is imported: nothing, or the advice to idle threads to sleep.
 
-    Idle threads of OpenMP spin. Where another program has their core, two threads then take up to fifty times as long
-    as one; where the cores are free, threads that sleep cost a third of the speed. What the user has set stays.
+    Idle threads of OpenMP spin. Where another program has their core, two threads then take many times as long as one;
+    where the cores are free, threads that sleep are slower to wake. What the user has set stays.
 
     Args:
         environment: Variables that are set.
