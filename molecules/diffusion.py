@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -142,13 +142,16 @@ class MoleculeDiffusion(DiffusionModule):
         """Weights of a checkpoint with the classes of this module, and the names of its new ones.
 
         Elements, charges and bonds are matched by name (`molecules.fine_tuning`); the module takes the checkpoint's
-        unit of length, in which distances were learnt. See `scidiff.warm_start.WarmStart`.
+        unit of length, in which distances were learnt. Conditions that only the checkpoint has are left out such that
+        the start is its unconditional model. See `scidiff.warm_start.WarmStart`.
         """
         start = config.get("init_args", {}).get("spec")
         if start is None or self.spec is None:
             return weights, []
         given = build(start)
         own, network = self.spec, self.denoiser.network
+        if isinstance(network, PairFormer):
+            weights = _on_network(network.folded, weights)
         counts = (own.num_atom_classes, own.num_bond_classes)
         is_plain = hasattr(network, "class_axes") and counts == (network.classes["atom"], network.classes["bond"])
         if not is_plain:  # another network, or classes of a mask or of fake atoms
@@ -237,6 +240,15 @@ def drop_properties(values: Tensor, dropout: float, generator: torch.Generator |
     rank = u[:, 2:].argsort(1).argsort(1)
     is_shown = (rank < shown[:, None]) & (u[:, 1] >= dropout)[:, None]
     return torch.where(is_shown, values, torch.nan)
+
+
+def _on_network(
+    function: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]], weights: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """``weights`` of a module with a function of those of its network applied."""
+    prefix = "denoiser.network."
+    inner = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return {**weights, **{prefix + name: value for name, value in function(inner).items()}}
 
 
 def _check_classes(model: MoleculeSpec, data: MoleculeSpec) -> None:

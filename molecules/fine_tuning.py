@@ -29,13 +29,16 @@ class Matched(NamedTuple):
 def matched_classes(own: MoleculeSpec, given: MoleculeSpec) -> dict[str, Matched]:
     """Where the classes of ``own`` stand in ``given``, by component.
 
+    Hydrogens may be implicit in one and explicit in the other: a model that was pretrained without them, as Le et al.
+    2024 (EQGAT-diff) do, can go on with them as a new element.
+
     Raises:
-        ValueError: If hydrogens or bond classes differ: the remaining classes would mean something else.
+        ValueError: If bond classes differ: single and double bonds would mean something else.
     """
-    if (own.explicit_h, own.aromatic) != (given.explicit_h, given.aromatic):
+    if own.aromatic != given.aromatic:
         raise ValueError(
-            f"the checkpoint is of {given}, but the data is {own}: hydrogens and bond classes must be the same. "
-            "Prepare the data as for the checkpoint, or start anew."
+            f"the checkpoint has the bond classes {', '.join(given.bond_classes)}, but the data has "
+            f"{', '.join(own.bond_classes)}. Prepare the data as for the checkpoint, or start anew."
         )
     names = {"atom": (own.elements, given.elements), "charge": (own.charges, given.charges)}
     names["bond"] = (own.bond_classes, given.bond_classes)

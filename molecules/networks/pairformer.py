@@ -103,6 +103,22 @@ class PairFormer(Configurable, nn.Module):
         heads = {f"node_head.{len(self.node_head) - 1}": sites, f"pair_head.{len(self.pair_head) - 1}": pairs}
         return axes | {f"{name}.{kind}": (0, kinds) for name, kinds in heads.items() for kind in ("weight", "bias")}
 
+    def folded(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``weights`` of a network with more conditions than this one, without those: the same function of the rest.
+
+        Without known properties and fixed atoms the context, all nodes and all pairs are shifted by constants, which
+        become part of the bias of the size and of the embeddings of atoms and bonds.
+        """
+        result = dict(weights)
+        if self.property is None and "property.0.bias" in weights:
+            hidden = F.silu(weights["property.0.bias"])
+            constant = weights["property.2.weight"] @ hidden + weights["property.2.bias"]
+            result["size.bias"] = weights["size.bias"] + constant
+        if self.fixed is None and "fixed.weight" in weights:
+            result["atom.weight"] = weights["atom.weight"] + weights["fixed.weight"][0]
+            result["bond.weight"] = weights["bond.weight"] + weights["fixed_pair.weight"][0]
+        return result
+
     def forward(self, state: Mapping[str, Tensor], t: Tensor, cond: Mapping[str, Any]) -> dict[str, Tensor]:
         """See the class."""
         x = state["pos"]

@@ -8,11 +8,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from molecules import MoleculeDiffusion
+from molecules import MoleculeDiffusion, MoleculeGenerator
 from molecules.data import MoleculeSpec, packaged_qm9
 from molecules.networks import PairFormer
 from scidiff.warm_start import WarmStart
-from tests.molecules.models import SMALL, small_generator, small_spec
+from tests.molecules.models import SMALL, small_denoiser, small_generator, small_network, small_spec
 
 
 @pytest.fixture
@@ -50,6 +50,44 @@ def test_new_conditions_have_no_effect_before_the_first_step(checkpoint):
         after = module.denoiser.network(state, t, {**cond, **more, "fixed_pair": held[:, :, None] & held[:, None]})
     for name, value in before.items():
         assert torch.equal(value, after[name]), name
+
+
+def test_conditions_are_left_out_exactly():
+    """A model without conditions starts as the conditioned one is without wishes and fixed atoms, in float64."""
+    conditioned = small_denoiser(num_properties=2, fixed=True).network.double()
+    with torch.no_grad():
+        for module in (conditioned.fixed, conditioned.fixed_pair, *conditioned.property):
+            for parameter in module.parameters():
+                parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    plain = small_network(seed=5).double()
+    plain.load_state_dict({k: v for k, v in plain.folded(conditioned.state_dict()).items() if k in plain.state_dict()})
+    generator = torch.Generator().manual_seed(0)
+    state = {"pos": torch.randn(2, 4, 3, generator=generator, dtype=torch.float64)}
+    state |= {name: torch.randint(0, 3, (2, 4), generator=generator) for name in ("atom", "charge")}
+    state["bond"] = torch.ones(2, 4, 4).long()
+    cond = {"node_mask": torch.tensor([[True] * 4, [True] * 3 + [False]])}
+    t = torch.tensor([0.2, 0.7], dtype=torch.float64)
+    with torch.no_grad():
+        before, after = conditioned(state, t, cond), plain(state, t, cond)
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-12, msg=name)
+
+
+def test_an_unconditional_model_starts_from_a_conditioned_checkpoint(tmp_path):
+    """What `fit --init_from qm9_controlled` does: the names of the module's weights, the conditions left over."""
+    spec = dataclasses.replace(small_spec(), properties={"logp": (1.0, 2.0)})
+    teacher = _module(spec, fixed_share=0.3)
+    with torch.no_grad():
+        for name, parameter in teacher.named_parameters():
+            if "fixed" in name or "property" in name:
+                parameter.fill_(0.5)
+    path = MoleculeGenerator(teacher).save(tmp_path / "teacher.safetensors")
+    module = _module()
+    warm = _start(module, path)
+    assert {name.split(".")[2] for name in warm.unused} == {"property", "fixed", "fixed_pair"}
+    own, given = module.denoiser.network.state_dict(), teacher.denoiser.network.state_dict()
+    torch.testing.assert_close(own["bond.weight"], given["bond.weight"] + 0.5, rtol=0, atol=0)
+    assert not torch.equal(own["size.bias"], given["size.bias"])
 
 
 def test_training_moves_the_new_conditions(checkpoint):
@@ -113,13 +151,28 @@ def test_classes_are_matched_by_name(checkpoint):
     assert torch.equal(row, fresh["denoiser.network.atom.weight"][3])  # fluorine starts as it was
 
 
-def test_other_shapes_and_hydrogens_are_refused(checkpoint):
+def test_hydrogens_are_a_new_element(checkpoint):
+    """Heavy atoms, charges and bonds keep their weights, hydrogen starts as it was."""
+    module = _module(MoleculeSpec.from_dataset(packaged_qm9().subset("train")))
+    assert module.spec.elements == ("H", "C", "N", "O")
+    fresh = {name: value.clone() for name, value in module.state_dict().items()}
+    assert _start(module, checkpoint).new_classes == ["H"]
+    weights, given = module.state_dict(), small_generator().denoiser.network.state_dict()
+    atoms = weights["denoiser.network.atom.weight"]
+    assert torch.equal(atoms[1:], given["atom.weight"])
+    assert torch.equal(atoms[0], fresh["denoiser.network.atom.weight"][0])
+    assert torch.equal(weights["denoiser.network.bond.weight"], given["bond.weight"])
+    assert module.spec.pos_std == small_spec().pos_std
+    assert module.spec.explicit_h
+
+
+def test_other_shapes_and_bond_classes_are_refused(checkpoint):
     torch.manual_seed(1)
     wide = MoleculeDiffusion(PairFormer(**{**SMALL, "width": 32}), spec=small_spec())
     with pytest.raises(ValueError, match=r"has shape \(.*\) in .*start.safetensors', but \("):
         _start(wide, checkpoint)
-    explicit = MoleculeSpec.from_dataset(packaged_qm9().subset("train"))
-    with pytest.raises(ValueError, match="hydrogens and bond classes must be the same"):
-        _start(_module(explicit), checkpoint)
+    aromatic = dataclasses.replace(small_spec(), aromatic=True, bond_marginal=(*small_spec().bond_marginal, 0.0))
+    with pytest.raises(ValueError, match=r"bond classes none, single, double, triple, but the data has .*aromatic"):
+        _start(_module(aromatic), checkpoint)
     with pytest.raises(ValueError, match=r"no weight of .* has a place"):
         _start(pl.LightningModule(), checkpoint)
