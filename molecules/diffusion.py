@@ -113,6 +113,8 @@ class MoleculeDiffusion(DiffusionModule):
         network = network if network is not None else PairFormer()
         if isinstance(network, PairFormer) and not recipe.is_discrete:
             raise ValueError("PairFormer takes categorical types; for Gaussian types use MessagePassing.")
+        if isinstance(network, PairFormer) and recipe.atom_features:
+            raise ValueError("PairFormer has no labels of atoms: for atom_features use MessagePassing.")
         if isinstance(network, MessagePassing) and self_conditioning > 0:
             raise ValueError("MessagePassing takes no earlier prediction: set self_conditioning to 0.")
         self._template = network.to_config()
@@ -254,8 +256,8 @@ def _on_network(
 def _check_classes(model: MoleculeSpec, data: MoleculeSpec) -> None:
     if not model.has_vocabulary_of(data):
         raise ValueError(
-            f"the model was built for {model}, but the data is {data}: elements, charges, hydrogens and bond classes "
-            "must be the same. Prepare the data with the elements of the model, or train a new one."
+            f"the model was built for {model}, but the data is {data}: elements, charges, hydrogens, bond classes and "
+            "atom features must be the same. Prepare the data with the elements of the model, or train a new one."
         )
 
 

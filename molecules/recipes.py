@@ -4,7 +4,8 @@ A recipe turns the `MoleculeSpec` of some data into a `Process`, a padded batch 
 classes, and carries the choices that belong to the noise: weights over time, distribution of the training time, solver.
 
 * `Flow`: straight path, classes kept with probability 1 - t; with Student-t noise PFGM++ on the positions.
-* `EQGATDiff`: tables of noise levels of their own for positions, types and bonds; categorical or all-Gaussian.
+* `EQGATDiff`: tables of noise levels of their own for positions, types and bonds; categorical or all-Gaussian, with
+  labels of the atoms if wished.
 * `EDMPoints`: positions and types as one Gaussian cloud, bonds from distances.
 
 References: Irwin et al. 2024 (SemlaFlow); Xu et al. 2023 (PFGM++); Le et al. 2024 (EQGAT-diff), section 3; Hoogeboom et
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from molecules.anchors import Anchored, MoleculeDenoiser, held_pairs, held_sites
+from molecules.atom_features import ATOM_FEATURES, checked_features
 from molecules.data.spec import MoleculeSpec
 from molecules.fake_atoms import drawn_counts, extended_marginals, with_fake_atoms
 from molecules.stability import edm_bond_orders
@@ -39,6 +41,7 @@ __all__ = ["EDMPoints", "EQGATDiff", "Flow", "Prior", "Recipe"]
 
 Prior = Literal["marginal", "uniform", "mask"]
 _CLASSES = ("atom", "charge", "bond")
+_FEATURE_WEIGHTS = {"ring": 0.5, "aromatic": 0.7, "hybridisation": 1.0}
 _PAIR_SCALE = math.sqrt(2)  # see `EQGATDiff`
 
 
@@ -52,6 +55,7 @@ class Recipe(Configurable):
         reduction: Mean or sum over the numbers of a molecule.
         has_bonds: Whether bonds and charges are generated (else bonds come from distances).
         is_discrete: Whether types are categorical.
+        atom_features: Labels of the atoms that are generated, too, see `molecules.atom_features`.
         solver: Default solver of the positions.
         steps: Default number of steps.
         is_denoised: Whether the last prediction is returned rather than the last state.
@@ -63,6 +67,7 @@ class Recipe(Configurable):
     reduction: Literal["mean", "sum"] = "mean"
     has_bonds: bool = True
     is_discrete: bool = True
+    atom_features: tuple[str, ...] = ()
     solver: str = "ddim"
     steps: int = 50
     is_denoised: bool = True
@@ -97,6 +102,7 @@ class Recipe(Configurable):
             "atom": spec.num_atom_classes,
             "charge": spec.num_charge_classes,
             "bond": spec.num_bond_classes,
+            **{name: len(ATOM_FEATURES[name]) for name in self.atom_features},
         }
 
     def time_law(self) -> TimeLaw:
@@ -123,7 +129,7 @@ class Recipe(Configurable):
 
     def encode(self, batch: Mapping[str, Tensor], spec: MoleculeSpec) -> dict[str, Tensor]:
         """State of a padded batch (see `molecules.data.batches.Batch`)."""
-        return {"pos": batch["pos"] / self.scale(spec), **{name: batch[name] for name in _CLASSES}}
+        return {"pos": batch["pos"] / self.scale(spec), **{name: batch[name] for name in self._discrete()}}
 
     def decode(self, state: Mapping[str, Tensor], spec: MoleculeSpec) -> dict[str, np.ndarray]:
         """``pos`` in angstrom, ``atom``, ``charge`` and ``bond`` as class indices."""
@@ -132,7 +138,11 @@ class Recipe(Configurable):
 
     def shapes(self, b: int, n: int, spec: MoleculeSpec) -> dict[str, tuple[int, ...]]:
         """Shape of the state of ``b`` molecules padded to ``n`` atoms."""
-        return {"pos": (b, n, 3), "atom": (b, n), "charge": (b, n), "bond": (b, n, n)}
+        return {"pos": (b, n, 3), **{name: (b, n, n) if name == "bond" else (b, n) for name in self._discrete()}}
+
+    def _discrete(self) -> tuple[str, ...]:
+        """Components that are classes in the data."""
+        return (*_CLASSES, *self.atom_features)
 
 
 class Flow(Recipe):
@@ -203,16 +213,22 @@ class EQGATDiff(Recipe):
     of bonds is (E + E^T)/2, of variance 1/2 off the diagonal; ours has variance 1, and one-hot vectors of bonds are
     multiplied by sqrt(2) instead.
 
+    With ``atom_features`` labels of the atoms are generated, too, on the table of the atoms, with the weights 0.5, 0.7
+    and 1 of the published code for ring, aromaticity and hybridisation. The ratio above is then that of the table of
+    bonds, clamped to [0.05, 5]. The data module has to compute the same labels.
+
     Args:
         num_levels: T.
-        nu: Exponent of each component; 2.5, 1, 1, 1.5 for pos, atom, charge, bond (all-Gaussian: bond 1).
+        nu: Exponent of each component; 2.5, 1, 1, 1.5 for pos, atom, charge, bond (all-Gaussian: bond 1), 1 for labels.
         prior: Classes at t = 1 (categorical types): training shares, equal shares, or the absorbing mask.
         types: ``"categorical"`` or ``"gaussian"``.
+        atom_features: Labels, any of ``"ring"``, ``"aromatic"``, ``"hybridisation"``.
 
     Raises:
-        ValueError: If an argument is unknown.
+        ValueError: If an argument is unknown; later, if the data has no such labels.
 
-    References: Le et al. 2024, section 3 and appendix (schedules, weights, absorbing and continuous variants).
+    References: Le et al. 2024, section 3 and appendix (schedules, weights, absorbing and continuous variants), and its
+    published code (labels of the atoms).
     """
 
     prediction: Mapping[str, str] = {"pos": "x0"}
@@ -228,10 +244,14 @@ class EQGATDiff(Recipe):
         nu: Mapping[str, float] | None = None,
         prior: Prior = "marginal",
         types: Literal["categorical", "gaussian"] = "categorical",
+        atom_features: Sequence[str] = (),
     ) -> None:
         if types not in ("categorical", "gaussian"):
             raise ValueError(f"types must be 'categorical' or 'gaussian', got {types!r}.")
+        self.atom_features = checked_features(atom_features)
+        self.loss_weights = {**self.loss_weights, **{name: _FEATURE_WEIGHTS[name] for name in self.atom_features}}
         defaults = {"pos": 2.5, "atom": 1.0, "charge": 1.0, "bond": 1.5 if types == "categorical" else 1.0}
+        defaults |= dict.fromkeys(self.atom_features, 1.0)
         if unknown := set(nu or {}) - set(defaults):
             raise ValueError(f"nu has the keys {sorted(defaults)}, got {sorted(unknown)}.")
         self.num_levels = num_levels
@@ -242,18 +262,27 @@ class EQGATDiff(Recipe):
         self.tables = {
             name: DiscreteVP.cosine_adaptive(value, num_levels) for name, value in {**defaults, **(nu or {})}.items()
         }
-        self._weights = DiscreteVP.cosine_adaptive(1.0, num_levels)
+        self._weights = self.tables["bond"] if self.atom_features else DiscreteVP.cosine_adaptive(1.0, num_levels)
+        self._largest_weight = 5.0 if self.atom_features else 1.5
 
     def process(self, spec: MoleculeSpec, *, anchored: bool = False) -> Process:
         """Categorical classes with their keep probabilities, or one-hot vectors with normal noise."""
+        if lacking := [name for name in self.atom_features if name not in spec.atom_features]:
+            raise ValueError(
+                f"the recipe generates {', '.join(lacking)} of the atoms, which the data lacks: give the data module "
+                f"atom_features={list(self.atom_features)}."
+            )
+        if anchored and self.atom_features:
+            raise ValueError("atom features and training with fixed parts exclude each other: choose one.")
         if self.is_discrete:
-            return _joint(_marginals(spec), self.tables["pos"], self.tables, None, self.prior, anchored)
+            shares = _marginals(spec) | {name: spec.atom_features[name] for name in self.atom_features}
+            return _joint(shares, self.tables["pos"], self.tables, None, self.prior, anchored)
         _refuse_anchors(anchored)
-        spaces: dict[str, Space] = {"pos": ZeroMean(), "atom": Free(), "charge": Free(), "bond": Symmetric()}
+        spaces: dict[str, Space] = {"pos": ZeroMean(), **dict.fromkeys(self._discrete(), Free()), "bond": Symmetric()}
         return Process({name: Component(self.tables[name], space=space) for name, space in spaces.items()})
 
     def masked(self) -> tuple[str, ...]:
-        return _CLASSES if self.prior == "mask" and self.is_discrete else ()
+        return self._discrete() if self.prior == "mask" and self.is_discrete else ()
 
     def class_counts(self, spec: MoleculeSpec) -> dict[str, int]:
         counts = super().class_counts(spec)
@@ -263,9 +292,9 @@ class EQGATDiff(Recipe):
         return TimeLaw("uniform", t_min=1 / self.num_levels)
 
     def time_weight(self, t: Tensor) -> Tensor:
-        """clamp(abar/(1 - abar), 0.05, 1.5)."""
+        """clamp(abar/(1 - abar), 0.05, 1.5), see the class."""
         kept = self._weights.alpha(t.double())
-        return (kept / (1 - kept)).clamp(0.05, 1.5).to(t.dtype)
+        return (kept / (1 - kept)).clamp(0.05, self._largest_weight).to(t.dtype)
 
     def grid(self, steps: int) -> Tensor:
         """Equal steps from level T to level 0, whose state is the molecule."""
@@ -277,10 +306,11 @@ class EQGATDiff(Recipe):
             return state
         mask = batch["node_mask"]
         counts, dtype = self.class_counts(spec), batch["pos"].dtype
-        sites = {name: one_hot(state[name], counts[name]).to(dtype) * mask[..., None] for name in ("atom", "charge")}
+        names = [name for name in self._discrete() if name != "bond"]
+        sites = {name: one_hot(state[name], counts[name]).to(dtype) * mask[..., None] for name in names}
         pairs = mask[:, :, None] & mask[:, None] & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
         bonds = _PAIR_SCALE * one_hot(state["bond"], counts["bond"]).to(dtype) * pairs[..., None]
-        return {"pos": state["pos"], **sites, "bond": bonds}
+        return {**sites, "pos": state["pos"], "bond": bonds}
 
     def decode(self, state: Mapping[str, Tensor], spec: MoleculeSpec) -> dict[str, np.ndarray]:
         if self.is_discrete:

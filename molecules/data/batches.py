@@ -21,8 +21,8 @@ __all__ = ["Batch", "DenseMolecules"]
 
 Batch = dict[str, Tensor]
 """``pos`` (B, N, 3) float32 angstrom, centred; ``atom``, ``charge`` (B, N) and ``bond`` (B, N, N) int64 class indices;
-``node_mask`` (B, N) bool, True = real; ``property`` (B, P) float32, NaN = unknown, if the spec has properties. Padding
-is 0 everywhere."""
+``node_mask`` (B, N) bool, True = real; ``property`` (B, P) float32, NaN = unknown, if the spec has properties; labels
+of the atoms (B, N) int64 by name, if it has some. Padding is 0 everywhere."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,15 @@ class _Bucket:
     sizes: Tensor
     rows: Tensor
     properties: Tensor
+    labels: dict[str, Tensor]
 
     def batch(self, index: Tensor) -> Batch:
         sizes = self.sizes.index_select(0, index)
         known = {"property": self.properties.index_select(0, index)} if self.properties.shape[1] else {}
+        labels = {name: values.index_select(0, index).long() for name, values in self.labels.items()}
         return {
             **known,
+            **labels,
             "pos": self.pos.index_select(0, index),
             "atom": self.atom.index_select(0, index).long(),
             "charge": self.charge.index_select(0, index).long(),
@@ -104,10 +107,11 @@ def _pad(dataset: MoleculeDataset, spec: MoleculeSpec, rows: np.ndarray, size: i
     centre = np.add.reduceat(points, part.offsets[:-1], axis=0) / part.sizes[:, None]
     pos = np.zeros((count, size, 3), dtype=np.float32)
     pos[molecule, place] = points - centre[molecule]
-    atom = np.zeros((count, size), dtype=np.uint8)
-    atom[molecule, place] = spec.atom_index(part.numbers)
-    charge = np.zeros((count, size), dtype=np.uint8)
-    charge[molecule, place] = spec.charge_index(part.formal_charge)
+    sites = {"atom": spec.atom_index(part.numbers), "charge": spec.charge_index(part.formal_charge)}
+    sites |= {name: part.atom_features[name] for name in spec.atom_features}
+    padded = {name: torch.zeros(count, size, dtype=torch.uint8) for name in sites}
+    for name, classes in sites.items():
+        padded[name].numpy()[molecule, place] = classes
     bond = np.zeros((count, size, size), dtype=np.uint8)
     owner = part.bond_owners()
     i, j, order = part.bonds.T
@@ -115,5 +119,6 @@ def _pad(dataset: MoleculeDataset, spec: MoleculeSpec, rows: np.ndarray, size: i
     known = np.zeros((count, len(spec.properties)), dtype=np.float32)
     for k, name in enumerate(spec.properties):
         known[:, k] = part.properties[name]
-    tensors = (torch.from_numpy(array) for array in (pos, atom, charge, bond, part.sizes, rows, known))
-    return _Bucket(*tensors)
+    atom, charge = padded.pop("atom"), padded.pop("charge")
+    rest = (torch.from_numpy(array) for array in (bond, part.sizes, rows, known))
+    return _Bucket(torch.from_numpy(pos), atom, charge, *rest, padded)

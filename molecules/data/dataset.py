@@ -24,7 +24,7 @@ SPLITS: tuple[str, ...] = ("train", "valid", "test")
 """Names of the split codes 0, 1, 2."""
 
 _REQUIRED = ("num_atoms", "numbers", "formal_charge", "positions", "num_bonds", "bonds")
-_PROPERTY = "property_"  # prefix of the arrays of a prepared file
+_PROPERTY, _FEATURE = "property_", "feature_"  # prefixes of arrays of a prepared file
 _FLAT = ("sizes", "numbers", "formal_charge", "positions", "num_bonds", "bonds")
 
 
@@ -45,6 +45,7 @@ class MoleculeDataset:
         split: (M,) uint8, 0 train, 1 valid, 2 test, or None.
         smiles: M canonical SMILES without hydrogens and stereo, or None.
         properties: Named numbers (M,) of the molecules, stored as float32; NaN where unknown.
+        atom_features: Named classes (A,) of the atoms, stored as uint8, see `molecules.atom_features`.
         explicit_h: Whether all hydrogens are atoms.
         meta: Plain data about the origin: source, sha256, report of the cleaning.
 
@@ -65,6 +66,7 @@ class MoleculeDataset:
         split: np.ndarray | None = None,
         smiles: Sequence[str] | None = None,
         properties: Mapping[str, np.ndarray] | None = None,
+        atom_features: Mapping[str, np.ndarray] | None = None,
         explicit_h: bool = True,
         meta: Mapping[str, Any] | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class MoleculeDataset:
         self.split = None if split is None else np.asarray(split, dtype=np.uint8)
         self.smiles = None if smiles is None else list(smiles)
         self.properties = {str(name): np.asarray(v, dtype=np.float32) for name, v in (properties or {}).items()}
+        self.atom_features = {str(name): np.asarray(v, dtype=np.uint8) for name, v in (atom_features or {}).items()}
         self.explicit_h = explicit_h
         self.meta = dict(meta or {})
         self.offsets = np.concatenate([[0], np.cumsum(self.sizes)])
@@ -113,7 +116,7 @@ class MoleculeDataset:
 
     @classmethod
     def concatenate(cls, parts: Sequence[MoleculeDataset]) -> MoleculeDataset:
-        """The molecules of several datasets in one; split, SMILES and properties survive if every part has them.
+        """The molecules of several datasets in one; split, SMILES, properties and labels stay if every part has them.
 
         Raises:
             ValueError: If there is no part or their ``explicit_h`` differ.
@@ -122,13 +125,20 @@ class MoleculeDataset:
             raise ValueError("expected at least one dataset, all with the same kind of hydrogens.")
         splits = [part.split for part in parts if part.split is not None]
         smiles = [part.smiles for part in parts if part.smiles is not None]
-        shared = [name for name in parts[0].properties if all(name in part.properties for part in parts)]
+        named = {
+            kind: {
+                name: np.concatenate([getattr(part, kind)[name] for part in parts])
+                for name in getattr(parts[0], kind)
+                if all(name in getattr(part, kind) for part in parts)
+            }
+            for kind in ("properties", "atom_features")
+        }
         return cls(
             *(np.concatenate([getattr(part, name) for part in parts]) for name in _FLAT),
             ids=np.concatenate([part.ids for part in parts]),
             split=np.concatenate(splits) if len(splits) == len(parts) else None,
             smiles=list(itertools.chain(*smiles)) if len(smiles) == len(parts) else None,
-            properties={name: np.concatenate([part.properties[name] for part in parts]) for name in shared},
+            **named,
             explicit_h=parts[0].explicit_h,
             meta=parts[0].meta,
         )
@@ -159,6 +169,7 @@ class MoleculeDataset:
             split=arrays.get("split"),
             smiles=smiles,
             properties={key.removeprefix(_PROPERTY): arrays[key] for key in arrays if key.startswith(_PROPERTY)},
+            atom_features={key.removeprefix(_FEATURE): arrays[key] for key in arrays if key.startswith(_FEATURE)},
             explicit_h=bool(arrays.get("explicit_h", True)),
             meta=meta,
         )
@@ -198,6 +209,7 @@ class MoleculeDataset:
         if self.split is not None:
             arrays["split"] = self.split
         arrays |= {_PROPERTY + name: values for name, values in self.properties.items()}
+        arrays |= {_FEATURE + name: values for name, values in self.atom_features.items()}
         if self.smiles is not None:
             arrays["smiles"] = np.frombuffer("\n".join(self.smiles).encode("ascii"), dtype=np.uint8)
         with atomic_path(path) as temporary:
@@ -247,6 +259,7 @@ class MoleculeDataset:
             split=None if self.split is None else self.split[index],
             smiles=None if self.smiles is None else [self.smiles[k] for k in index],
             properties={name: values[index] for name, values in self.properties.items()},
+            atom_features={name: values[atoms] for name, values in self.atom_features.items()},
             explicit_h=self.explicit_h,
             meta=self.meta,
         )
@@ -272,6 +285,17 @@ class MoleculeDataset:
         """
         other = copy.copy(self)
         other.properties = {str(name): np.asarray(v, dtype=np.float32) for name, v in properties.items()}
+        other._check()
+        return other
+
+    def with_atom_features(self, features: Mapping[str, np.ndarray]) -> MoleculeDataset:
+        """The same molecules with these classes (A,) of the atoms in place of the present ones.
+
+        Raises:
+            ValueError: If there is not one class an atom.
+        """
+        other = copy.copy(self)
+        other.atom_features = {str(name): np.asarray(v, dtype=np.uint8) for name, v in features.items()}
         other._check()
         return other
 
@@ -310,6 +334,7 @@ class MoleculeDataset:
             split=self.split,
             smiles=self.smiles,
             properties=self.properties,
+            atom_features={name: values[heavy] for name, values in self.atom_features.items()},
             explicit_h=False,
             meta=self.meta,
         )
@@ -336,6 +361,7 @@ class MoleculeDataset:
         atoms, bonds = int(self.sizes.sum()), int(self.num_bonds.sum())
         lengths = {"numbers": len(self.numbers), "formal_charge": len(self.formal_charge)}
         lengths["positions"] = len(self.positions)
+        lengths |= {f"atom feature {name}": len(values) for name, values in self.atom_features.items()}
         for name, length in lengths.items():
             if length != atoms:
                 raise ValueError(f"{name} must have one row for each of the {atoms} atoms, got {length}.")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from molecules.atom_features import ATOM_FEATURES
 from molecules.data.dataset import MoleculeDataset
 from molecules.elements import BOND_CLASSES, number_of, symbol_of
 from molecules.records import AROMATIC
@@ -43,6 +44,7 @@ class MoleculeSpec(Configurable):
         pos_std: Standard deviation of a coordinate in angstrom, molecules centred on their atoms.
         valences: Share of each sum of bond orders, by element and charge.
         properties: Mean and standard deviation of each property, if any.
+        atom_features: Share of each class of each label of the atoms, if any, see `molecules.atom_features`.
         provenance: Origin: name, sha256 of the files, counts.
     """
 
@@ -58,6 +60,7 @@ class MoleculeSpec(Configurable):
     pos_std: float
     valences: dict[str, dict[int, dict[int, float]]]
     properties: dict[str, tuple[float, float]] = field(default_factory=dict)
+    atom_features: dict[str, tuple[float, ...]] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,7 +74,8 @@ class MoleculeSpec(Configurable):
             for symbol, rows in self.valences.items()
         }
         object.__setattr__(self, "valences", valences)
-        object.__setattr__(self, "properties", {name: tuple(pair) for name, pair in self.properties.items()})
+        for name in ("properties", "atom_features"):
+            object.__setattr__(self, name, {key: tuple(numbers) for key, numbers in getattr(self, name).items()})
         if len(self.atom_marginal) != len(self.elements) or len(self.charge_marginal) != len(self.charges):
             raise ValueError(
                 f"a spec needs one share an element and a charge, got {len(self.atom_marginal)} for {self.elements} "
@@ -108,6 +112,7 @@ class MoleculeSpec(Configurable):
             pos_std=coordinate_std(dataset),
             valences=_valences(dataset, symbols, atom, charge, charges),
             properties={name: _moments(name, dataset.properties[name]) for name in properties},
+            atom_features={name: _shares(classes, name) for name, classes in dataset.atom_features.items()},
             provenance={**meta, "molecules": len(dataset)},
         )
 
@@ -119,7 +124,7 @@ class MoleculeSpec(Configurable):
             ValueError: If keys are missing or unknown.
         """
         known = {item.name for item in fields(cls)}
-        needed = known - {"properties", "provenance"}
+        needed = known - {"properties", "atom_features", "provenance"}
         if not needed <= set(data) <= known:
             raise ValueError(f"a spec needs the keys {sorted(needed)}, got {sorted(data)}.")
         return cls(**data)
@@ -176,8 +181,9 @@ class MoleculeSpec(Configurable):
         return (values - mean) / std
 
     def has_vocabulary_of(self, other: MoleculeSpec) -> bool:
-        """Whether classes mean the same in both: elements, charges, hydrogens and bond classes."""
-        return all(getattr(self, name) == getattr(other, name) for name in _VOCABULARY)
+        """Whether classes mean the same in both: elements, charges, hydrogens, bond classes and labels of atoms."""
+        is_same = all(getattr(self, name) == getattr(other, name) for name in _VOCABULARY)
+        return is_same and set(self.atom_features) == set(other.atom_features)
 
     def covers(self, dataset: MoleculeDataset) -> np.ndarray:
         """(M,) bool, whether every atom of a molecule is in the vocabulary."""
@@ -190,7 +196,7 @@ class MoleculeSpec(Configurable):
         return (
             f"MoleculeSpec({' '.join(self.elements)}, charges {list(self.charges)}, {kind} hydrogens, "
             f"{sum(self.sizes.values())} molecules of {min(self.sizes)}-{self.max_atoms} atoms, "
-            f"std {self.pos_std:.4f} A)"
+            f"std {self.pos_std:.4f} A{''.join(f', {name}' for name in self.atom_features)})"
         )
 
 
@@ -213,6 +219,11 @@ def _bond_marginal(dataset: MoleculeDataset, aromatic: bool) -> tuple[float, ...
     counts = np.bincount(dataset.bonds[:, 2], minlength=AROMATIC + 1)
     counts[0] = pairs - counts.sum()
     return tuple((counts[: AROMATIC + int(aromatic)] / pairs).tolist())
+
+
+def _shares(classes: np.ndarray, name: str) -> tuple[float, ...]:
+    """Share of each class of a label."""
+    return tuple((np.bincount(classes, minlength=len(ATOM_FEATURES[name])) / len(classes)).tolist())
 
 
 def _moments(name: str, values: np.ndarray) -> tuple[float, float]:

@@ -25,9 +25,10 @@ class MessagePassing(Configurable, nn.Module):
     """Predicts positions, atom types, charges and bonds with a message-passing network; O(N^2) edges.
 
     Called as `molecules.networks.PairFormer` is. Nodes enter with the one-hot vectors of their atom and charge (or
-    noisy vectors in their place, for Gaussian types), with atomic numbers if the recipe has them, with the conditioning
-    properties and the mark of fixed atoms; edges with the one-hot vector of their bond. Bond logits come from the
-    network's edges where it has some (``"eqgat"``), else from both nodes, the noisy bond and the final distance.
+    noisy vectors in their place, for Gaussian types), with atomic numbers and labels (`molecules.atom_features`) if
+    the recipe has them, with the conditioning properties and the mark of fixed atoms; edges with the one-hot vector of
+    their bond. Bond logits come from the network's edges where it has some (``"eqgat"``), else from both nodes, the
+    noisy bond and the final distance.
 
     Symmetry: that of the network. Padding never changes a result.
 
@@ -42,6 +43,9 @@ class MessagePassing(Configurable, nn.Module):
             vector (noise, or the residual of EDM preconditioning).
         num_properties: Number of conditioning scalars.
         fixed: Whether atoms can be fixed (``cond["fixed"]``).
+        ring_classes: Channels of the label "in a ring", 0 for none.
+        aromatic_classes: Channels of the label "aromatic", 0 for none.
+        hybridisation_classes: Channels of the hybridisation, 0 for none.
 
     Raises:
         ValueError: If ``output`` or an option is unknown.
@@ -58,11 +62,15 @@ class MessagePassing(Configurable, nn.Module):
         output: Literal["endpoint", "field"] = "endpoint",
         num_properties: int = 0,
         fixed: bool = False,
+        ring_classes: int = 0,
+        aromatic_classes: int = 0,
+        hybridisation_classes: int = 0,
     ) -> None:
         super().__init__()
         if output not in ("endpoint", "field"):
             raise ValueError(f"output must be 'endpoint' or 'field', got {output!r}.")
         self.classes = {"atom": atom_classes, "charge": charge_classes, "number": number_classes}
+        self.classes |= {"ring": ring_classes, "aromatic": aromatic_classes, "hybridisation": hybridisation_classes}
         self.bond_classes, self.output = bond_classes, output
         self.num_properties, self.has_fixed = num_properties, fixed
         given = {"time_channels": 1, **(options or {})}
