@@ -120,5 +120,5 @@ def _pad(dataset: MoleculeDataset, spec: MoleculeSpec, rows: np.ndarray, size: i
     for k, name in enumerate(spec.properties):
         known[:, k] = part.properties[name]
     atom, charge = padded.pop("atom"), padded.pop("charge")
-    rest = (torch.from_numpy(array) for array in (bond, part.sizes, rows, known))
-    return _Bucket(torch.from_numpy(pos), atom, charge, *rest, padded)
+    tensors = (torch.from_numpy(array) for array in (bond, part.sizes, rows, known))
+    return _Bucket(torch.from_numpy(pos), atom, charge, *tensors, labels=padded)
