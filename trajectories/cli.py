@@ -95,6 +95,11 @@ def _rollout_options(parser: argparse.ArgumentParser) -> None:
     _length(parser, 500, "frames to add")
     parser.add_argument("--window", type=positive_int, default=30, metavar="F", help="frames of one block")
     parser.add_argument("--keep", type=positive_int, default=10, metavar="F", help="frames a block starts from")
+    parser.add_argument(
+        "--rolling",
+        action="store_true",
+        help="one frame at a time, --steps each, by a model of a noise level per frame",
+    )
     _model_options(parser, 1)
 
 

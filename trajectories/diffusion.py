@@ -176,7 +176,8 @@ class TrajectoryDiffusion(DiffusionModule):
         self.tasks = tasks if tasks is not None else TaskMix()
         if is_whitened and self.tasks.history > 0:
             raise ValueError(
-                "noise of given entries needs a prior with an endpoint: whitened ones are 0. Use history=0."
+                "noise of given entries needs a moving mean, because an informed walk whitens by what is given: use "
+                "history=0, or prior='walk'."
             )
         self.scale, self.dt, self.unit = float(scale), dt, unit
         if isinstance(self.prior, RandomBase) and (prediction != "velocity" or not isinstance(schedule, Interpolant)):

@@ -344,7 +344,10 @@ class TrajectoryGenerator(Pretrained):
             init, x_1, grid = self.prior.draw(state, cond["given"], cond, xi), None, "uniform"
         if history:
             if x_1 is None:
-                raise ValueError("models about an informed walk know no noise of given entries: use history_level=0.")
+                raise ValueError(
+                    "noise of given entries needs a model about a moving mean, such as prior='walk', trained with "
+                    "TaskMix(history=...), because an informed walk whitens by what is given: use history_level=0."
+                )
             init, cond = self._with_history(init, x_1, cond, own, history)
         x, info = sample(self.denoiser, init, seed=own, cond=cond, x_1=x_1, grid=grid, save="none", **options)
         pos = (system.positions(x, cond) * self.scale).transpose(1, 2)

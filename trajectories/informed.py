@@ -9,6 +9,10 @@ positions, per frame), n the next given frame, k = f - c and l = n - f:
 
 The numbers g, b and w belong to the pair (k, l) and are fitted to training data: g and b by weighted least squares, w
 by maximum likelihood of a normal residual. All are scalars, so mean and spread are equivariant and invariant.
+
+Given positions are exact here. Noise of size n in them would be noise of size sqrt(2) n in v and sqrt(6) n in a, times
+g and b in the mean, where spreads may be a hundredth of a step: whitened by it, positions no longer have unit variance.
+A model that sees a noisy history therefore needs a moving mean that is not divided by a spread.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from trajectories.io import WRITABLE, read_trajectories, write_trajectories
 
 __all__ = ["forecast", "generate", "interpolate", "refine", "rollout"]
 
+_ROLLING_STEPS, _ROLLING_SOLVER = 2, "dpmpp_2m"
 Run = Callable[[TrajectoryGenerator, TrajectoryBatch, dict[str, Any]], TrajectoryBatch]
 
 
@@ -67,11 +68,19 @@ def refine(options: argparse.Namespace) -> int:
 
 
 def rollout(options: argparse.Namespace) -> int:
-    """Go on from the frames of a file for long, block by block."""
+    """Go on from the frames of a file for long, block by block or with a rolling window."""
+    if options.rolling and (options.condition or options.guidance_scale != 1 or options.batch_size is not None):
+        raise UserError("--rolling takes no --condition, --guidance-scale or --batch-size.")
 
     def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
         span = {"window": options.window, "keep": options.keep, "num_samples": options.num_samples}
-        return generator.rollout(given, options.num_frames, **span, **how)
+        if not options.rolling:
+            return generator.rollout(given, options.num_frames, **span, **how)
+        from trajectories.rolling import roll
+
+        span |= {"window": options.window - options.keep, "steps_per_frame": options.steps or _ROLLING_STEPS}
+        kept = {name: how[name] for name in ("seed", "device", "progress")}
+        return roll(generator, given, options.num_frames, solver=options.solver or _ROLLING_SOLVER, **span, **kept)
 
     return _answer(options, options.observed, run)
 

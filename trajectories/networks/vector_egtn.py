@@ -40,11 +40,11 @@ class VectorEGTN(Configurable, nn.Module):
     r"""Network of whitened trajectories, called as ``network(y, c_noise, cond)`` with c_noise = log(sigma / alpha) / 4.
 
     For `Denoiser` with ``prediction="edm"`` and a variance-preserving schedule, where y has unit variance. ``y`` is (B,
-    F, N, D), 0 at given entries; ``c_noise`` (B,) or (B, F). Read from ``cond``: ``"mean"`` (B, F, N, D), the positions
-    of given entries and the mean of the others, ``"spread"`` (B, F, N, 1), ``"pace"``, a mean step of a frame, (), all
-    in the unit of the model; ``"h"`` node features (B, N, in_channels) or (B, F, N, in_channels), ``"edge_attr"`` (B,
-    N, N, edge_channels), ``"given"`` bool (B, F, N), ``"node_mask"`` True for real nodes, bool (B, N). Returns F (B, F,
-    N, D).
+    F, N, D), 0 at given entries; ``c_noise`` (B,), (B, F) or (B, F, N). Read from ``cond``: ``"mean"`` (B, F, N, D),
+    the positions of given entries and the mean of the others, ``"spread"`` (B, F, N, 1), ``"pace"``, a mean step of a
+    frame, (), all in the unit of the model; ``"h"`` node features (B, N, in_channels) or (B, F, N, in_channels),
+    ``"edge_attr"`` (B, N, N, edge_channels), ``"given"`` bool (B, F, N), ``"node_mask"`` True for real nodes, bool (B,
+    N). Returns F (B, F, N, D).
 
     Symmetry: E(D), for any D.
 
@@ -111,7 +111,7 @@ class VectorEGTN(Configurable, nn.Module):
         self._check(y, cond)
         mean, spread, pace, given = (cond[name] for name in ("mean", "spread", "pace", "given"))
         live = ~given[..., None]
-        log_rho = 4 * t.to(y.dtype).reshape(t.shape + (1,) * (4 - t.ndim)).expand(*y.shape[:2], 1, 1)
+        log_rho = 4 * t.to(y.dtype).reshape(t.shape + (1,) * (4 - t.ndim)).expand(*y.shape[:3], 1)
         alpha, sigma = torch.sigmoid(-2 * log_rho).sqrt(), torch.sigmoid(2 * log_rho).sqrt()
         start, size = mean + spread * alpha * y, spread * sigma
         pos = torch.where(live, start, mean)
