@@ -38,6 +38,12 @@ def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cond-frames", type=non_negative_int, metavar="F", help="given frames (default: as in FILE)")
     parser.add_argument("--networks", action="store_true", help="also scores by small networks (minutes)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw speeds, memory and energies")
+    parser.add_argument(
+        "--slow-modes",
+        type=Path,
+        metavar="PNG",
+        help="also draw free energies and memory of the torsions of a molecule",
+    )
     add_options(parser, "num_samples", "seed", "out")
 
 

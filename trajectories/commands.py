@@ -113,10 +113,12 @@ def evaluate(options: argparse.Namespace) -> int:
     """Judge the trajectories of a file."""
     from trajectories.evaluate import evaluate as judged
 
-    check_distinct(options.out, options.plot, options.file, options.reference)
+    check_distinct(options.out, options.plot, options.slow_modes, options.file, options.reference)
     check_outputs(options.out, suffixes=(".json",))
-    check_outputs(options.plot, suffixes=(".png",))
+    check_outputs(options.plot, options.slow_modes, suffixes=(".png",))
     generated, reference = read_trajectories(options.file), read_trajectories(options.reference)
+    if options.slow_modes is not None and reference.z is None:
+        raise UserError(f"--slow-modes needs a molecule, but {options.reference} says no atomic numbers z.")
     report = judged(
         generated,
         reference,
@@ -132,6 +134,10 @@ def evaluate(options: argparse.Namespace) -> int:
         from trajectories.plots import draw_statistics
 
         draw_statistics(generated, reference, options.plot, cond_frames=report.about["cond_frames"])
+    if options.slow_modes is not None:
+        from trajectories.plots import draw_slow_modes
+
+        draw_slow_modes(generated, reference, options.slow_modes, cond_frames=report.about["cond_frames"])
     if options.out is not None:
         report.to_json(options.out)
     write(report.table())

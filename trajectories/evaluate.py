@@ -221,11 +221,11 @@ def _conserved_figures(generated: TrajectoryBatch, reference: TrajectoryBatch, d
 
 
 def _slow_figures(real: np.ndarray, made: np.ndarray, z: np.ndarray) -> dict[str, Figure]:
-    """Slow modes of the first long trajectory; the floor compares the halves of the real one."""
-    a, b = real[0].swapaxes(0, 1), made[0].swapaxes(0, 1)
-    lag = min(len(a), len(b)) // 10
-    half = len(a) // 2
-    floor = slow_scores(a[:half], a[half:], z, min(lag, half // 4))
+    """Slow modes of long trajectories; the floor compares the first halves of the real ones with the second."""
+    a, b = real.swapaxes(1, 2), made.swapaxes(1, 2)
+    lag = min(a.shape[1], b.shape[1]) // 10
+    half = a.shape[1] // 2
+    floor = slow_scores(a[:, :half], a[:, half:], z, min(lag, half // 4))
     return {name: Figure(value, None, floor.get(name)) for name, value in slow_scores(a, b, z, lag).items()}
 
 

@@ -15,7 +15,6 @@ from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
 from scidiff.likelihood import log_prob
-from scidiff.noise import NoiseSource
 from scidiff.samplers import get_solver, sample
 from trajectories.bases import RandomBase
 from trajectories.batch import TrajectoryBatch
@@ -24,7 +23,8 @@ from trajectories.diffusion import System, arranged
 from trajectories.likelihood import log_prob_bound
 from trajectories.priors import Prior, get_prior
 from trajectories.process import TrajectorySpace
-from trajectories.tasks import known_mask, noised_history
+from trajectories.starts import start_of
+from trajectories.tasks import known_mask
 
 __all__ = ["TrajectoryGenerator"]
 
@@ -333,59 +333,15 @@ class TrajectoryGenerator(Pretrained):
         system = self._arranged(batch, given)
         if condition is not None:
             system.cond["condition"] = condition.to(system.x_0)
-        if isinstance(self.prior, RandomBase) and (level is not None or history):
-            raise ValueError("models that start from a random base know neither refinement nor noisy histories.")
-        state, x_1, cond = system.state(self.prior)
-        first = [(s, i + (block + 1) * _WORD) for s, i in seeds]
-        init, grid = self._start(state, x_1, cond, first, level, options["steps"])
-        own = [(s, i + block * _WORD) for s, i in seeds]
-        if isinstance(self.prior, RandomBase):
-            xi = NoiseSource(first, len(first), device=state.device).normal(state, "base")
-            init, x_1, grid = self.prior.draw(state, cond["given"], cond, xi), None, "uniform"
-        if history:
-            if x_1 is None:
-                raise ValueError(
-                    "noise of given entries needs a model about a moving mean, such as prior='walk', trained with "
-                    "TaskMix(history=...), because an informed walk whitens by what is given: use history_level=0."
-                )
-            init, cond = self._with_history(init, x_1, cond, own, history)
-        x, info = sample(self.denoiser, init, seed=own, cond=cond, x_1=x_1, grid=grid, save="none", **options)
+        first, own = ([(s, i + word * _WORD) for s, i in seeds] for word in (block + 1, block))
+        how = {"steps": options["steps"], "level": level, "history": history}
+        start = start_of(self.denoiser.process, self.prior, *system.state(self.prior), first, **how)
+        run = {"seed": own, "cond": start.cond, "x_1": start.x_1, "grid": start.grid, "save": "none"}
+        x, info = sample(self.denoiser, start.init, **run, **options)
+        cond = start.cond
         pos = (system.positions(x, cond) * self.scale).transpose(1, 2)
         known = (cond["given"].transpose(1, 2)[..., None]) | ~_real(cond, pos)
         return torch.where(known, batch.pos.to(pos), pos), info.nfe
-
-    def _with_history(
-        self, init: Tensor, x_1: Tensor, cond: dict[str, Tensor], seeds: Sequence[tuple[int, int]], level: float
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The first state with its given entries at a noise level."""
-        eps = NoiseSource(seeds, len(seeds), device=init.device).normal(init, "history")
-        levels = init.new_full((len(init),), level)
-        return noised_history(self.denoiser.process, init, x_1, cond, levels, eps)
-
-    def _start(
-        self,
-        state: Tensor,
-        x_1: Tensor | None,
-        cond: dict[str, Tensor],
-        seeds: Sequence[tuple[int, int]],
-        level: float | None,
-        steps: int,
-    ) -> tuple[Tensor, str | Tensor]:
-        """State at the first time, and the grid: from noise, or from trajectories noised to ``level``."""
-        process, source = self.denoiser.process, NoiseSource(seeds, len(seeds), device=state.device)
-        if level is None:
-            init = process.prior(state, source, cond, x_1)
-            assert isinstance(init, Tensor)
-            return init, "logsnr"
-        schedule = next(iter(process.continuous.values())).schedule
-        ends = torch.tensor([level, schedule.t_min], dtype=torch.float64)
-        lam = schedule.log_snr(ends) / 2
-        grid = schedule.time(torch.linspace(float(lam[0]), float(lam[1]), steps + 1, dtype=torch.float64))
-        eps = process.join(process.noise(process.split(state), source, cond))
-        t = torch.full((len(seeds),), level, device=state.device)
-        x_t, _ = process.perturb(state, t, eps, x_1=x_1, cond=cond)
-        assert isinstance(x_t, Tensor)
-        return x_t, grid
 
 
 def _with_features(value: Any, options: dict[str, Any]) -> tuple[TrajectoryBatch, dict[str, Any]]:

@@ -18,6 +18,7 @@ from rdkit import Chem
 from trajectories.data.md import bond_hops
 from trajectories.slow_modes import (
     bond_divergence,
+    circle_features,
     decorrelation,
     distances,
     histogram_divergence,
@@ -139,25 +140,25 @@ def molecule_scores(
 
 
 def slow_scores(real: np.ndarray, generated: np.ndarray, z: np.ndarray, lag: int) -> dict[str, float]:
-    """Slow modes of long trajectories (F, N, 3) of one molecule, from sines and cosines of its torsions.
+    """Slow modes of long trajectories (F, N, 3) or (B, F, N, 3) of one molecule, from its torsions.
 
     ``tica_jsd``: Jensen-Shannon distance of both sets along the slowest component of the real one (100 bins);
     ``tica_plane_jsd``: along the first two (50 x 50); ``vamp2_gap``: VAMP-2 score of the real less that of the
     generated trajectory; ``decorrelation_error``: mean absolute difference of the decorrelation up to ``lag``.
 
     Args:
-        real: One real trajectory.
-        generated: One generated trajectory.
+        real: Real trajectories.
+        generated: Generated trajectories.
         z: Atomic numbers (N,).
         lag: Frames of the lag, well below both lengths.
     """
-    found = Topology.of(real, z)
+    found = Topology.of(real.reshape(-1, *real.shape[-2:]), z)
     if not len(found.torsions):
         return {}
     turns = [torsions(frames, found.torsions) for frames in (real, generated)]
-    features = [np.concatenate([np.sin(q), np.cos(q)], -1) for q in turns]
+    features = [circle_features(q) for q in turns]
     modes = tica(features[0], lag, num_modes=2)
-    x, y = (modes.transform(values) for values in features)
+    x, y = (modes.transform(values).reshape(-1, modes.directions.shape[1]) for values in features)
     lags = np.unique(np.linspace(1, lag, min(lag, 20)).round().astype(int)).tolist()
     memory = [decorrelation(q, lags) for q in turns]
     scores = {"tica_jsd": histogram_divergence(x[:, 0], y[:, 0])}

@@ -20,6 +20,7 @@ from scipy.spatial.distance import jensenshannon
 __all__ = [
     "TICA",
     "bond_divergence",
+    "circle_features",
     "decorrelation",
     "distances",
     "histogram_divergence",
@@ -91,20 +92,26 @@ def bond_divergence(real: np.ndarray, generated: np.ndarray, *, num_bins: int = 
 def decorrelation(angles: np.ndarray, lags: Sequence[int]) -> np.ndarray:
     """(C(k) - b) / (1 - b) of each angle (F, Q) at each lag, (lags, Q): 1 at lag 0, 0 where memory is lost.
 
-    C(k) = E[cos(q_f - q_{f+k})] and b = E[cos q]^2 + E[sin q]^2.
+    C(k) = E[cos(q_f - q_{f+k})] and b = E[cos q]^2 + E[sin q]^2. Means are over all trajectories of (B, F, Q) together.
 
     Raises:
         ValueError: If a lag is outside [0, F).
     """
-    _check_lags(len(angles), lags)
-    cosine, sine = np.cos(angles), np.sin(angles)
-    baseline = cosine.mean(0) ** 2 + sine.mean(0) ** 2
+    frames, count = angles.shape[-2:]
+    _check_lags(frames, lags)
+    cosine, sine = (function(angles).reshape(-1, frames, count) for function in (np.cos, np.sin))
+    baseline = cosine.mean((0, 1)) ** 2 + sine.mean((0, 1)) ** 2
     rows = []
     for k in lags:
-        n = len(angles) - k
-        product = (cosine[:n] * cosine[k:] + sine[:n] * sine[k:]).mean(0)
+        n = frames - k
+        product = (cosine[:, :n] * cosine[:, k:] + sine[:, :n] * sine[:, k:]).mean((0, 1))
         rows.append((product - baseline) / (1 - baseline))
     return np.stack(rows)
+
+
+def circle_features(angles: np.ndarray) -> np.ndarray:
+    """Sines and cosines (..., 2 Q) of angles (..., Q): what TICA and VAMP-2 look at."""
+    return np.concatenate([np.sin(angles), np.cos(angles)], -1)
 
 
 class TICA(NamedTuple):
@@ -115,16 +122,16 @@ class TICA(NamedTuple):
     autocorrelations: np.ndarray
 
     def transform(self, features: np.ndarray, *, kinetic_map: bool = True) -> np.ndarray:
-        """Components (F, m) of features (F, d); scaled by the autocorrelations with ``kinetic_map``."""
+        """Components (..., m) of features (..., d); scaled by the autocorrelations with ``kinetic_map``."""
         scale = self.autocorrelations if kinetic_map else 1.0
         return (features - self.mean) @ self.directions * scale
 
 
 def tica(features: np.ndarray, lag: int, *, num_modes: int | None = None, cutoff: float = 1e-10) -> TICA:
-    """Time-lagged independent components of features (F, d).
+    """Time-lagged independent components of features (F, d), or of several trajectories (B, F, d).
 
     Args:
-        features: One row a frame, for torsions their sines and cosines.
+        features: One row a frame, for torsions their `circle_features`.
         lag: Frames between the two ends, at least 1.
         num_modes: Modes to keep; all if None.
         cutoff: Directions whose variance is below this share of the largest are left out.
@@ -142,7 +149,7 @@ def tica(features: np.ndarray, lag: int, *, num_modes: int | None = None, cutoff
 
 
 def vamp2(features: np.ndarray, lag: int, *, cutoff: float = 1e-10) -> float:
-    """VAMP-2 score of features (F, d), in [0, d]; the constant function, which would add 1, is left out.
+    """VAMP-2 score of features (F, d) or (B, F, d), in [0, d]; the constant function, which would add 1, is left out.
 
     Raises:
         ValueError: If ``lag`` is outside [1, F).
@@ -153,11 +160,13 @@ def vamp2(features: np.ndarray, lag: int, *, cutoff: float = 1e-10) -> float:
 
 
 def _lagged(features: np.ndarray, lag: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames, and those a lag later, of all trajectories, (n, d) each."""
     values = np.asarray(features, dtype=np.float64)
     if lag < 1:
         raise ValueError(f"lag must be at least 1, got {lag}.")
-    _check_lags(len(values), [lag])
-    return values[:-lag], values[lag:]
+    _check_lags(values.shape[-2], [lag])
+    earlier, later = values[..., :-lag, :], values[..., lag:, :]
+    return earlier.reshape(-1, values.shape[-1]), later.reshape(-1, values.shape[-1])
 
 
 def _inverse_root(covariance: np.ndarray, cutoff: float) -> np.ndarray:

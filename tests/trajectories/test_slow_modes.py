@@ -9,6 +9,7 @@ from scipy.spatial.distance import jensenshannon
 
 from trajectories.slow_modes import (
     bond_divergence,
+    circle_features,
     decorrelation,
     distances,
     histogram_divergence,
@@ -119,3 +120,23 @@ def test_alanine_dipeptide():
     assert (angles[:, 0] > 0).mean() == pytest.approx(0.024, abs=5e-4)
     wanted = [[0.240, 0.747], [0.221, 0.639], [0.215, 0.407], [0.199, 0.184]]
     assert decorrelation(angles, [1, 2, 5, 10]) == pytest.approx(np.array(wanted), abs=5.1e-4)
+
+
+def test_several_trajectories(rng):
+    """Pairs of frames never cross from one trajectory to the next: brute force over all pairs of each."""
+    turns, lag = rng.normal(size=(3, 40, 2)).cumsum(1), 7
+    x = circle_features(turns)
+    early = np.concatenate([run[:-lag] for run in x])
+    late = np.concatenate([run[lag:] for run in x])
+    mean = (early.mean(0) + late.mean(0)) / 2
+    pairs = [(early - mean, late - mean), (late - mean, early - mean)]
+    zero, lagged = (sum(a.T @ b for a, b in sides) / (2 * len(early)) for sides in ([(a, a) for a, _ in pairs], pairs))
+    modes = tica(x, lag)
+    assert lagged @ modes.directions == pytest.approx(zero @ modes.directions * modes.autocorrelations)
+    assert modes.transform(x, kinetic_map=False).shape == (3, 40, 4)
+    early, late = early - early.mean(0), late - late.mean(0)
+    a, b, c = early.T @ early, early.T @ late, late.T @ late
+    assert vamp2(x, lag) == pytest.approx(np.trace(np.linalg.inv(a) @ b @ np.linalg.inv(c) @ b.T))
+    baseline = np.cos(turns).mean((0, 1)) ** 2 + np.sin(turns).mean((0, 1)) ** 2
+    product = np.mean([np.cos(run[lag:] - run[:-lag]).mean(0) for run in turns], 0)
+    assert decorrelation(turns, [lag])[0] == pytest.approx((product - baseline) / (1 - baseline))
