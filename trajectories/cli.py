@@ -24,6 +24,12 @@ def _simulate_options(parser: argparse.ArgumentParser) -> None:
 
 def _prepare_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, metavar="FILE", help="trajectories: .npz, .npy, .xyz or .pdb")
+    parser.add_argument(
+        "--scene",
+        metavar="NAME",
+        help="test windows of eth, hotel, univ, zara1 or zara2; FILE holds ETH/UCY, or a folder",
+    )
+    parser.add_argument("--max-agents", type=positive_int, default=1, metavar="N", help="agents of a window of --scene")
     parser.add_argument("--every", type=positive_int, default=1, metavar="F", help="keep every so many-th frame")
     parser.add_argument("--window", type=positive_int, metavar="F", help="cut into pieces of so many frames")
     parser.add_argument("--dt", type=float, metavar="TIME", help="time between the frames of FILE, if it is not in it")

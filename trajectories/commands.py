@@ -86,7 +86,7 @@ def prepare(options: argparse.Namespace) -> int:
     """Read trajectories, keep the frames that are asked for, cut them, and write them as ``.npz``."""
     check_distinct(options.out, options.source)
     check_outputs(options.out, suffixes=(".npz",))
-    batch = read_trajectories(options.source)
+    batch = read_trajectories(options.source) if options.scene is None else _scene(options)
     given = {name: value for name in ("dt", "unit") if (value := getattr(options, name)) is not None}
     batch = replace(batch, pos=batch.pos[:, :, :: options.every], **given)
     if batch.dt is not None:
@@ -107,6 +107,19 @@ def prepare(options: argparse.Namespace) -> int:
     write(pairs(shown))
     write(f"wrote {options.out}")
     return 0
+
+
+def _scene(options: argparse.Namespace) -> TrajectoryBatch:
+    """The test windows of a scene of pedestrians, as the packaged models take them."""
+    from trajectories.data.eth_ucy import ETHUCYDataModule
+
+    try:
+        data = ETHUCYDataModule(options.scene, max_agents=options.max_agents, path=str(options.source))
+        found = data.load("test")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    mask = found["node_mask"] if options.max_agents > 1 else None
+    return TrajectoryBatch(found["pos"], found["h"], found["edge_attr"], mask, dt=data.dt, unit=data.unit)
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -1,8 +1,8 @@
-"""Numbers that describe a whole system, such as the temperature: from names to tensors, dropout, guidance."""
+"""Numbers that describe a whole system, such as the temperature: from names to tensors, dropout; and guidance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from scidiff.assets import suggestion
 from scidiff.guidance import ClassifierFree
 from scidiff.random import drawn
 
-__all__ = ["condition_values", "guided", "with_dropout"]
+__all__ = ["about_positions", "condition_values", "guided", "with_dropout"]
 
 
 def condition_values(network: Any, condition: Mapping[str, Any], num_systems: int) -> Tensor:
@@ -57,5 +57,18 @@ def guided(guidance: Any, scale: float) -> Any:
     """``guidance`` with guidance by the condition, for ``scale`` other than 1."""
     if scale == 1:
         return guidance
-    items = [] if guidance is None else list(guidance) if isinstance(guidance, list | tuple) else [guidance]
-    return [ClassifierFree(scale, keys=["condition"]), *items]
+    return [ClassifierFree(scale, keys=["condition"]), *_listed(guidance)]
+
+
+def about_positions(guidance: Any, positions: Callable[[Tensor], Tensor]) -> list[Any]:
+    """Guidance objects; a function among them is called with ``positions`` and returns one.
+
+    Args:
+        guidance: One or several, or None.
+        positions: From a state of the model to positions (B, N, F, D) in the units of the data.
+    """
+    return [item if hasattr(item, "wrap") else item(positions) for item in _listed(guidance)]
+
+
+def _listed(guidance: Any) -> list[Any]:
+    return [] if guidance is None else list(guidance) if isinstance(guidance, list | tuple) else [guidance]

@@ -18,7 +18,7 @@ from scidiff.likelihood import log_prob
 from scidiff.samplers import get_solver, sample
 from trajectories.bases import RandomBase
 from trajectories.batch import TrajectoryBatch
-from trajectories.conditions import condition_values, guided
+from trajectories.conditions import about_positions, condition_values, guided
 from trajectories.diffusion import System, arranged
 from trajectories.likelihood import log_prob_bound
 from trajectories.priors import Prior, get_prior
@@ -111,10 +111,12 @@ class TrajectoryGenerator(Pretrained):
             num_frames: Frames to add.
             num_samples: Samples of each system.
             options: ``h`` and ``edge_attr`` of the systems, if ``observed`` is an array; ``steps``; ``solver`` (name or
-                object); ``solver_options``; ``guidance`` (objects of the core, in units of the model); ``condition``
-                (such as ``{"temperature": 300.0}``) and ``guidance_scale`` (1: none); ``history_level`` (noise level
-                of the given entries, for models trained with ``TaskMix(history=...)``); ``seed`` (an int, or one per
-                sample); ``device``; ``batch_size`` (samples at a time, 256); ``progress``.
+                object); ``solver_options``; ``guidance`` (objects of the core about the state of the model, or
+                functions that return one and are called with ``positions``, which turns a state into positions (B, N,
+                F, D) of all frames in the units of the data); ``condition`` (such as ``{"temperature": 300.0}``) and
+                ``guidance_scale`` (1: none); ``history_level`` (noise level of the given entries, for models trained
+                with ``TaskMix(history=...)``); ``seed`` (an int, or one per sample); ``device``; ``batch_size``
+                (samples at a time, 256); ``progress``.
 
         Returns:
             The observed frames and, after them, the new ones.
@@ -336,10 +338,14 @@ class TrajectoryGenerator(Pretrained):
         first, own = ([(s, i + word * _WORD) for s, i in seeds] for word in (block + 1, block))
         how = {"steps": options["steps"], "level": level, "history": history}
         start = start_of(self.denoiser.process, self.prior, *system.state(self.prior), first, **how)
-        run = {"seed": own, "cond": start.cond, "x_1": start.x_1, "grid": start.grid, "save": "none"}
-        x, info = sample(self.denoiser, start.init, **run, **options)
         cond = start.cond
-        pos = (system.positions(x, cond) * self.scale).transpose(1, 2)
+
+        def positions(state: Tensor) -> Tensor:
+            return (system.positions(state, cond) * self.scale).transpose(1, 2)
+
+        run = {**options, "guidance": about_positions(options["guidance"], positions), "grid": start.grid}
+        x, info = sample(self.denoiser, start.init, seed=own, cond=cond, x_1=start.x_1, save="none", **run)
+        pos = positions(x)
         known = (cond["given"].transpose(1, 2)[..., None]) | ~_real(cond, pos)
         return torch.where(known, batch.pos.to(pos), pos), info.nfe
 

@@ -133,3 +133,34 @@ def test_acceptance(scene):
         model = LinearAutoregression().fit(training[:, None].astype(np.float64), 8)
         scores = displacement_errors(model.predict(pos[:, :, :8])[:, None], pos[:, :, 8:])
         assert (scores["ade_mean"], scores["fde_mean"]) == pytest.approx(AUTOREGRESSION[scene], abs=2e-3)
+
+
+def text_files(folder, recordings):
+    """The published layout: every recording as text in the folder of each scene that it trains, and whole in tests."""
+    for scene, own in SCENES.items():
+        for name, r in recordings.items():
+            rows = np.column_stack([r.frame, r.ped, r.xy])
+            parts = {"test": np.ones(len(rows), bool)} if name in own else {"train": r.part == 1, "val": r.part == 2}
+            for part, kept in parts.items():
+                file = folder / scene / part / (f"{name}.txt" if part == "test" else f"{name}_{part}.txt")
+                file.parent.mkdir(parents=True, exist_ok=True)
+                np.savetxt(file, rows[kept], delimiter="\t", fmt="%.9g")
+
+
+def test_published_text_files(tmp_path):
+    """The same windows as from an archive; a folder without them is refused."""
+    names = [*(name for own in SCENES.values() for name in own), "crowds_zara03"]
+    recordings = {name: made_recording(seed=k) for k, name in enumerate(names)}
+    text_files(tmp_path / "datasets", recordings)
+    found = read_recordings(tmp_path / "datasets")
+    assert sorted(found) == sorted(names)
+    for part in ("train", "val", "test"):
+        sides = [scene_windows({name: r[name] for name in names}, "univ", part, 6) for r in (found, recordings)]
+        assert len(sides[0].pos) > 0
+        assert np.array_equal(sides[0].pos, sides[1].pos)
+        assert np.array_equal(sides[0].window, sides[1].window)
+    (tmp_path / "datasets" / "eth" / "train" / "crowds_zara02_train.txt").write_text("1\t2\t3\n")
+    with pytest.raises(ValueError, match=r"rows of frame, pedestrian, x and y"):
+        read_recordings(tmp_path / "datasets" / "eth" / "..")
+    with pytest.raises(ValueError, match="lacks the files"):
+        read_recordings(tmp_path / "datasets" / "eth")

@@ -8,6 +8,7 @@ from scipy import stats
 from torch import nn
 
 from scidiff.denoiser import Denoiser
+from scidiff.guidance import MomentMatching, Observation
 from scidiff.noise import NoiseSource
 from scidiff.schedules import VPSDE
 from scidiff.student import StudentTNoise
@@ -15,8 +16,9 @@ from trajectories.batch import TrajectoryBatch
 from trajectories.conditions import condition_values, with_dropout
 from trajectories.diffusion import TrajectoryDiffusion, arranged
 from trajectories.generator import TrajectoryGenerator
+from trajectories.informed import InformedWalk
 from trajectories.networks.egtn import EGTN
-from trajectories.process import trajectory_process
+from trajectories.process import trajectory_process, whitened_process
 from trajectories.tasks import TaskMix, noised_history
 
 F64 = torch.float64
@@ -56,6 +58,40 @@ def test_conditions(generator, frames):
     for condition, message in (({"temprature": 1}, "did you mean"), ({"temperature": [1, 2, 3]}, "one for each of 2")):
         with pytest.raises(ValueError, match=message):
             generator.forecast(frames, condition=condition, **options)
+
+
+@pytest.mark.parametrize("prior", ["last", "informed"])
+def test_guidance_by_positions(prior):
+    """Independent normal futures, and the last position seen with noise: the law given both is known."""
+
+    class Unit(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros((), dtype=F64))
+
+        def forward(self, x, t, cond):
+            """E[eps | x_t] of new frames of unit variance about 0, or about the third frame, which is the mean."""
+            sigma = VPSDE().sigma(t)[:, None, None, None]
+            return torch.where(cond["given"][..., None], 0, sigma * (x if prior == "informed" else x - x[:, 2:3]))
+
+    count, scale, seen, noise = 3000, 2.0, torch.tensor([4.0, -1.0], dtype=F64), 1.5
+    process = whitened_process() if prior == "informed" else trajectory_process()
+    denoiser = Denoiser(Unit(), process, prediction="eps")
+    generator = TrajectoryGenerator(denoiser, InformedWalk() if prior == "informed" else prior, scale)
+
+    def observed(positions):
+        def linear(x):
+            return positions(x)[:, 0, -1] - positions(torch.zeros_like(x))[:, 0, -1]
+
+        return MomentMatching(Observation(linear, y=seen - 0.5, noise_std=noise), floor=0.0)
+
+    frames = torch.full((count, 3, 1, 2), 0.5, dtype=F64)
+    out = generator.forecast(frames, 2, guidance=observed, steps=40, batch_size=count).pos[:, 0, 3:]
+    share = scale**2 / (scale**2 + noise**2)
+    wanted = torch.stack([torch.full((2,), 0.5, dtype=F64), 0.5 + share * (seen - 0.5)])
+    spread = torch.tensor([scale**2, (1 - share) * scale**2], dtype=F64)
+    assert ((out.mean(0) - wanted).abs() < 4 * (spread[:, None] / count) ** 0.5 + 0.02).all()
+    assert out.var(0).mean(-1) == pytest.approx(spread, rel=4 * (1 / count) ** 0.5 + 0.03)
 
 
 def test_dropout_of_conditions(random):

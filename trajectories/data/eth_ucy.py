@@ -59,18 +59,21 @@ def read_recordings(path: str | os.PathLike[str] | None = None) -> dict[str, Rec
     """All recordings by name.
 
     Args:
-        path: ``eth_ucy.npz`` with the arrays NAME_frame, NAME_ped, NAME_xy, NAME_part; default: the one under
-            ``$SCIDIFF_DATA``.
+        path: The folder of the published text files (``datasets`` of Social GAN), which hold frame, pedestrian, x and y
+            in each row and are called NAME_train.txt and NAME_val.txt, whatever folders they are in; or an archive with
+            the arrays NAME_frame, NAME_ped, NAME_xy, NAME_part. Default: ``eth_ucy.npz`` under ``$SCIDIFF_DATA``.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If an array is missing.
+        ValueError: If an array or a file is missing, or a file has other columns.
     """
     if path is None:
         root = os.environ.get("SCIDIFF_DATA")
         if not root:
             raise FileNotFoundError("the recordings need a file: set SCIDIFF_DATA to the data folder, or pass path=.")
         path = Path(root) / "trajectories" / "eth_ucy" / "eth_ucy.npz"
+    if Path(path).is_dir():
+        return _read_folder(Path(path))
     arrays = read_npz(path)
     names = [key.removesuffix("_xy") for key in arrays if key.endswith("_xy")]
     missing = sorted({f"{n}_{column}" for n in names for column in Recording._fields} - set(arrays))
@@ -132,7 +135,7 @@ class ETHUCYDataModule(TrajectoryDataModule):
         num_frames: Frames of a window.
         cond_frames: Observed frames of a window.
         scale_augmentation: Training systems are scaled by a factor between 1 / (1 + s) and 1 + s, for s this number.
-        path: File of the recordings; default: the one under ``$SCIDIFF_DATA``.
+        path: Recordings, see `read_recordings`; default: those under ``$SCIDIFF_DATA``.
         batch_size: Most systems in a batch.
         seed: Seed of the order of batches and of the scales.
         num_workers: Worker processes of the loaders.
@@ -191,6 +194,40 @@ class ETHUCYDataModule(TrajectoryDataModule):
         width = np.log1p(self.scale_augmentation)
         scale = np.exp(rng.uniform(-width, width, size=(len(batch["pos"]), 1, 1, 1)))
         return {**batch, "pos": batch["pos"] * torch.from_numpy(scale).to(batch["pos"])}
+
+
+def _read_folder(folder: Path) -> dict[str, Recording]:
+    """Recordings of the published text files, each of which is there once for every scene that it trains."""
+    files: dict[str, dict[int, Path]] = {}
+    for file in sorted(folder.rglob("*.txt")):
+        for word, part in _PARTS.items():
+            if file.stem.endswith(f"_{word}"):
+                files.setdefault(file.stem.removesuffix(f"_{word}"), {}).setdefault(part, file)
+    missing = sorted(name for scene in SCENES.values() for name in scene if len(files.get(name, {})) < len(_PARTS))
+    if missing:
+        raise ValueError(
+            f"{folder} lacks the files NAME_train.txt and NAME_val.txt of {', '.join(missing)}: give the whole folder "
+            "of the published recordings."
+        )
+    return {
+        name: _joined([_read_rows(file, part) for part, file in sorted(own.items())]) for name, own in files.items()
+    }
+
+
+def _joined(parts: list[Recording]) -> Recording:
+    return Recording(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _read_rows(file: Path, part: int) -> Recording:
+    """One text file."""
+    try:
+        rows = np.loadtxt(file, ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{file} must hold rows of four numbers, frame, pedestrian, x and y: {error}.") from error
+    if rows.shape[1] != 4:
+        raise ValueError(f"{file} must hold rows of frame, pedestrian, x and y, got {rows.shape[1]} columns.")
+    frame, ped = rows[:, :2].round().astype(np.int64).T
+    return Recording(frame, ped, rows[:, 2:].astype(np.float32), np.full(len(rows), part, np.uint8))
 
 
 def _neighbourhoods(found: Windows, most: int, radius: float, cond_frames: int) -> tuple[np.ndarray, np.ndarray]:
