@@ -68,6 +68,13 @@ def _source(parser: argparse.ArgumentParser, name: str, text: str) -> None:
     parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE", help=f"{text}: .npz, .npy, .xyz or .pdb")
 
 
+def _observed(parser: argparse.ArgumentParser) -> None:
+    _source(parser, "observed", "observed frames")
+    parser.add_argument(
+        "--cond-frames", type=positive_int, metavar="F", help="use the first frames only (default: all)"
+    )
+
+
 def _length(parser: argparse.ArgumentParser, default: int, text: str) -> None:
     parser.add_argument("--num-frames", type=positive_int, default=default, metavar="F", help=text)
 
@@ -79,10 +86,7 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _forecast_options(parser: argparse.ArgumentParser) -> None:
-    _source(parser, "observed", "observed frames")
-    parser.add_argument(
-        "--cond-frames", type=positive_int, metavar="F", help="use the first frames only (default: all)"
-    )
+    _observed(parser)
     _length(parser, 20, "frames to add")
     _model_options(parser, 1)
 
@@ -103,7 +107,7 @@ def _refine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _rollout_options(parser: argparse.ArgumentParser) -> None:
-    _source(parser, "observed", "observed frames")
+    _observed(parser)
     _length(parser, 500, "frames to add")
     parser.add_argument("--window", type=positive_int, default=30, metavar="F", help="frames of one block")
     parser.add_argument("--keep", type=positive_int, default=10, metavar="F", help="frames a block starts from")

@@ -12,7 +12,7 @@ from scidiff.assets import suggestion
 from scidiff.guidance import ClassifierFree
 from scidiff.random import drawn
 
-__all__ = ["about_positions", "condition_values", "guided", "with_dropout"]
+__all__ = ["about_positions", "condition_features", "condition_values", "guided", "with_dropout"]
 
 
 def condition_values(network: Any, condition: Mapping[str, Any], num_systems: int) -> Tensor:
@@ -42,6 +42,35 @@ def condition_values(network: Any, condition: Mapping[str, Any], num_systems: in
             )
         columns[name] = numbers.expand(num_systems)
     return torch.stack(list(columns.values()), 1)
+
+
+def condition_features(
+    x_t: Tensor, conditions: Mapping[str, tuple[float, float]], cond: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """Conditions in their units, 0 if unknown, and whether they are known, (B, F, N, 2 conditions); nothing for none.
+
+    Args:
+        x_t: State (B, F, N, D).
+        conditions: Centre and scale of each condition that the network knows.
+        cond: Context; ``"condition"`` (B, conditions) has NaN where one is not known, and is absent if none is.
+
+    Raises:
+        ValueError: If there are more or fewer numbers.
+    """
+    if not conditions:
+        return []
+    value = cond.get("condition")
+    if value is None:
+        value = x_t.new_full((len(x_t), len(conditions)), torch.nan)
+    if tuple(value.shape) != (len(x_t), len(conditions)):
+        raise ValueError(
+            f"condition must have shape {(len(x_t), len(conditions))}, one column each for "
+            f"{', '.join(conditions)}; got {tuple(value.shape)}."
+        )
+    centre, scale = value.new_tensor(list(conditions.values())).T
+    is_known = torch.isfinite(value)
+    features = torch.cat([torch.where(is_known, (value - centre) / scale, 0), is_known.to(value)], -1).to(x_t)
+    return [features[:, None, None].expand(*x_t.shape[:3], -1)]
 
 
 def with_dropout(cond: dict[str, Tensor], probability: float, generator: torch.Generator) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trajectories.batch import TrajectoryBatch
 
-__all__ = ["representatives"]
+__all__ = ["kmeans", "representatives"]
 
 _ROUNDS = 20
 
@@ -44,6 +44,12 @@ def representatives(drawn: TrajectoryBatch, num_samples: int) -> TrajectoryBatch
     chosen = _nearest_members(points, _grouped(points, num_samples))
     rows = (torch.arange(len(points), device=points.device)[:, None] * count + chosen).flatten()
     return replace(drawn.index(rows), meta={**drawn.meta, "num_samples": num_samples, "drawn_samples": count})
+
+
+def kmeans(points: Tensor, size: int) -> Tensor:
+    """Centres (B, K, P) of ``size`` groups of points (B, M, P), by Lloyd's algorithm as in `representatives`."""
+    member = torch.nn.functional.one_hot(_grouped(points, size), size).to(points)
+    return member.mT @ points / member.sum(1)[..., None]
 
 
 def _grouped(points: Tensor, size: int) -> Tensor:

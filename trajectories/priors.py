@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from scidiff.assets import suggestion
 from scidiff.configurable import Configurable
 from scidiff.nn.temporal import frame_features
+from trajectories.conditions import condition_features
 from trajectories.networks.egtn import EGTN
 
 __all__ = ["PRIORS", "Bridge", "CenterOfMass", "LastFrame", "Learned", "Origin", "Prior", "Walk", "get_prior"]
@@ -115,7 +116,12 @@ class Learned(Prior):
         known = torch.where(given[..., None], pos, self._filler(pos, given, cond))
         time = pos.new_zeros(len(pos))
         features = torch.cat(
-            [net._nodes(pos, cond), *net._conditions(known, time, given, {}), *net._globals(pos, cond)], -1
+            [
+                net._nodes(pos, cond),
+                *net._conditions(known, time, given, {}),
+                *condition_features(pos, net.conditions, cond),
+            ],
+            -1,
         )
         out = net.layers(net.embedding(features), known, cond, given)
         last = _frames(given).amax(1, keepdim=True)  # (B, 1, N)

@@ -36,11 +36,7 @@ def forecast(options: argparse.Namespace) -> int:
     """Go on from the frames of a file."""
 
     def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
-        seen = options.cond_frames
-        if seen is not None and seen > given.pos.shape[2]:
-            raise UserError(f"--cond-frames {seen} is more than the {given.pos.shape[2]} frames of the file.")
-        given = replace(given, pos=given.pos[:, :, :seen])
-        return generator.forecast(given, options.num_frames, options.num_samples, **how)
+        return generator.forecast(_seen(options, given), options.num_frames, options.num_samples, **how)
 
     return _answer(options, options.observed, run)
 
@@ -73,6 +69,7 @@ def rollout(options: argparse.Namespace) -> int:
         raise UserError("--rolling takes no --condition, --guidance-scale or --batch-size.")
 
     def run(generator: TrajectoryGenerator, given: TrajectoryBatch, how: dict[str, Any]) -> TrajectoryBatch:
+        given = _seen(options, given)
         span = {"window": options.window, "keep": options.keep, "num_samples": options.num_samples}
         if not options.rolling:
             return generator.rollout(given, options.num_frames, **span, **how)
@@ -83,6 +80,14 @@ def rollout(options: argparse.Namespace) -> int:
         return roll(generator, given, options.num_frames, solver=options.solver or _ROLLING_SOLVER, **span, **kept)
 
     return _answer(options, options.observed, run)
+
+
+def _seen(options: argparse.Namespace, given: TrajectoryBatch) -> TrajectoryBatch:
+    """The first frames, if not all are to be seen."""
+    seen = options.cond_frames
+    if seen is not None and seen > given.pos.shape[2]:
+        raise UserError(f"--cond-frames {seen} is more than the {given.pos.shape[2]} frames of the file.")
+    return replace(given, pos=given.pos[:, :, :seen])
 
 
 def _answer(options: argparse.Namespace, source: Path, run: Run) -> int:

@@ -84,7 +84,7 @@ def test_verbs(tmp_path, monkeypatch, capfd):
         "interpolate --frames runs.npz --known=0,1,-1": (2, 6, [0, 1, -1]),
         "refine --frames runs.npz --level 0.2 --known=0,-1 -n 2": (4, 6, [0, -1]),
         "rollout --observed runs.npz --num-frames 5 --window 6 --keep 4": (2, 11, slice(6)),
-        "rollout --observed runs.npz --num-frames 5 --window 6 --keep 4 --rolling": (2, 11, slice(6)),
+        "rollout --observed runs.npz --cond-frames 5 --num-frames 5 --window 6 --keep 4 --rolling": (2, 10, slice(5)),
     }
     for words, (count, frames, known) in wanted.items():
         assert main(["trajectories", *words.split(), *common.split()]) == 0

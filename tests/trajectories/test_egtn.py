@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import silu
 
 from scidiff.testing import assert_equivariant, assert_permutation_equivariant
+from trajectories.conditions import condition_features
 from trajectories.networks.egtn import EGTN
 
 F64 = torch.float64
@@ -201,7 +202,7 @@ def test_conditions_of_a_system(generator):
     """Centred and scaled; an unknown one is told from one at the centre; without any, all are unknown."""
     net, (x, t, cond) = network(False, conditions={"temperature": [400.0, 100.0]}), inputs(generator)
     for value, wanted in ((500.0, [1.0, 1.0]), (400.0, [0.0, 1.0]), (math.nan, [0.0, 0.0])):
-        (features,) = net._globals(x, {"condition": torch.full((2, 1), value)})
+        (features,) = condition_features(x, net.conditions, {"condition": torch.full((2, 1), value)})
         assert features[0, 3, 1].tolist() == wanted
     unknown = net(x, t, {**cond, "condition": torch.full((2, 1), math.nan)})
     assert torch.equal(unknown, net(x, t, cond))

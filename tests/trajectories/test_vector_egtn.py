@@ -126,6 +126,17 @@ def test_alone_and_wrong(generator):
         whitened_process(EDM())
 
 
+def test_conditions_of_a_system(generator):
+    """Known ones matter, each system by its own; unknown ones are those that are not there."""
+    net, (y, t, cond) = network(conditions={"temperature": [400.0, 100.0]}), inputs(generator)
+    plain, both = net(y, t, cond), torch.tensor([[torch.nan], [500.0]])
+    out = net(y, t, {**cond, "condition": both})
+    assert torch.equal(out[0], plain[0])
+    assert not torch.allclose(out[1], plain[1])
+    with pytest.raises(ValueError, match="one column each for temperature"):
+        net(y, t, {**cond, "condition": both.T})
+
+
 def model(**options):
     with torch.random.fork_rng():
         torch.manual_seed(0)

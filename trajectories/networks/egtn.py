@@ -23,6 +23,7 @@ from scidiff.configurable import Configurable
 from scidiff.nn.batching import time_features
 from scidiff.nn.registry import get_network
 from scidiff.nn.temporal import TemporalAttention, frame_features
+from trajectories.conditions import condition_features
 
 __all__ = ["EGTN", "BackboneLayer", "SpatialLayer", "TrajectoryFeatures"]
 
@@ -247,7 +248,11 @@ class EGTN(Configurable, nn.Module):
         present = cond.get("node_mask")
         if present is not None:
             present = present[:, None].expand(x_t.shape[:3])
-        features = [self._nodes(x_t, cond), *self._conditions(x_t, t, given, cond), *self._globals(x_t, cond)]
+        features = [
+            self._nodes(x_t, cond),
+            *self._conditions(x_t, t, given, cond),
+            *condition_features(x_t, self.conditions, cond),
+        ]
         h = self.embedding(torch.cat(features, -1))
         return self.layers(h, x_t, cond, present).pos - x_t
 
@@ -295,23 +300,6 @@ class EGTN(Configurable, nn.Module):
         away = torch.where(given.any(1, keepdim=True), _lengths(x_t - _last_given(x_t, given)), 0.0)
         features = torch.stack([given.to(x_t.dtype), steps, away], -1)
         return [time_features(time, self.time_channels), features]
-
-    def _globals(self, x_t: Tensor, cond: dict[str, Tensor]) -> list[Tensor]:
-        """The conditions in their units, 0 if unknown, and whether they are known; (B, F, N, 2 conditions)."""
-        if not self.conditions:
-            return []
-        value = cond.get("condition")
-        if value is None:
-            value = x_t.new_full((len(x_t), len(self.conditions)), torch.nan)
-        if tuple(value.shape) != (len(x_t), len(self.conditions)):
-            raise ValueError(
-                f"condition must have shape {(len(x_t), len(self.conditions))}, one column each for "
-                f"{', '.join(self.conditions)}; got {tuple(value.shape)}."
-            )
-        centre, scale = value.new_tensor(list(self.conditions.values())).T
-        is_known = torch.isfinite(value)
-        features = torch.cat([torch.where(is_known, (value - centre) / scale, 0), is_known.to(value)], -1).to(x_t)
-        return [features[:, None, None].expand(*x_t.shape[:3], -1)]
 
     def _check_edges(self, pos: Tensor, edge_attr: Tensor | None) -> None:
         shape = (len(pos), pos.shape[2], pos.shape[2], self.edge_channels)

@@ -20,11 +20,13 @@ Han et al. 2024, "Geometric Trajectory Diffusion Models" (messages and attention
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from scidiff.configurable import Configurable
+from trajectories.conditions import condition_features
 
 __all__ = ["VectorEGTN"]
 
@@ -60,6 +62,8 @@ class VectorEGTN(Configurable, nn.Module):
             the logarithm.
         num_lags: Time differences up to this one have numbers of their own in every kernel over frames.
         num_near: Further radial functions, their centres between 0.4 and 1.6 ``length``, evenly; 0 or at least 2.
+        conditions: Centre and scale of each number that describes a whole system, such as ``{"temperature": [400.0,
+            100.0]}``; ``cond["condition"]`` (B, conditions) has them in this order, NaN where one is not known.
 
     Raises:
         ValueError: If a number is out of its range; when called, if a shape does not fit.
@@ -80,6 +84,7 @@ class VectorEGTN(Configurable, nn.Module):
         length: float = 1.0,
         num_lags: int = 0,
         num_near: int = 0,
+        conditions: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         if min(num_heads, num_layers) < 1 or num_radial < 2 or length <= 0:
@@ -99,7 +104,9 @@ class VectorEGTN(Configurable, nn.Module):
         self.in_channels, self.edge_channels = in_channels, edge_channels
         self.hidden, self.vector_channels = hidden, vector_channels
         self.num_radial, self.length, self.num_near = num_radial, length, num_near
-        self.embedding = nn.Linear(in_channels + 1 + 2 * len(_NOISE_WAVES) + 7, hidden)
+        self.conditions = {name: (float(c), float(scale)) for name, (c, scale) in (conditions or {}).items()}
+        channels = in_channels + 2 * len(self.conditions)
+        self.embedding = nn.Linear(channels + 1 + 2 * len(_NOISE_WAVES) + 7, hidden)
         self.vectors = nn.Linear(4, vector_channels, bias=False)
         self.layers = nn.ModuleList(
             _Layer(hidden, vector_channels, edge_channels, num_heads, num_radial, num_lags, num_near)
@@ -134,6 +141,7 @@ class VectorEGTN(Configurable, nn.Module):
         if self.in_channels:
             h = cond["h"].to(y.dtype)
             nodes = [h if h.ndim == 4 else h[:, None].expand(*y.shape[:2], *h.shape[1:])]
+        nodes += condition_features(y, self.conditions, cond)
         noise = torch.where(given[..., None], _CLEAN, log_rho)
         waves = noise * y.new_tensor(_NOISE_WAVES)
         number = torch.arange(y.shape[1], device=y.device)[:, None]
