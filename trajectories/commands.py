@@ -148,7 +148,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
         draw_statistics(generated, reference, options.plot, cond_frames=report.about["cond_frames"])
     if options.slow_modes is not None:
-        from trajectories.plots import draw_slow_modes
+        from trajectories.slow_plots import draw_slow_modes
 
         draw_slow_modes(generated, reference, options.slow_modes, cond_frames=report.about["cond_frames"])
     if options.out is not None:

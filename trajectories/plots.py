@@ -1,4 +1,4 @@
-"""Pictures of trajectories: paths that fade into the past, statistics of motion, slow modes, and films.
+"""Pictures of trajectories: paths that fade into the past, statistics of motion, and films.
 
 Positions in space are shown along the two directions in which they vary most.
 """
@@ -12,25 +12,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
-from rdkit import Chem
-from scipy.ndimage import gaussian_filter
 
-from scidiff.figures import CATEGORIES, GENERATED, INK, REFERENCE, new_figure, pixels, save_figure, write_film
-from trajectories.baselines import constant_velocity
+from scidiff.figures import CATEGORIES, GENERATED, REFERENCE, new_figure, pixels, save_figure, write_film
+from trajectories.baselines import constant_velocity, stay
 from trajectories.batch import TrajectoryBatch
 from trajectories.data.md import bond_hops
 from trajectories.metrics import accelerations, pair_distances, relative_energy_drift, speeds, velocity_autocorrelation
-from trajectories.molecular import Topology
-from trajectories.slow_modes import circle_features, decorrelation, tica, torsions
 
-__all__ = ["draw_ensemble", "draw_paths", "draw_slow_modes", "draw_statistics", "flat_view", "write_gif"]
+__all__ = ["draw_ensemble", "draw_paths", "draw_statistics", "flat_view", "write_gif"]
 
 _SIDES, _NAMES = (REFERENCE, GENERATED), ("real", "generated")
 _ELEMENTS = {1: "#c9d1d9", 6: "#3d5a80", 7: "#2a9d8f", 8: "#e07a5f", 9: "#6a994e"}
-_FAINTEST = 0.08
+_FAINTEST = 0.2
 _MOST_FRAMES = 60
-_BINS, _HIGHEST = 40, 6.0  # of free energies: bins of an axis, and kT above the minimum
-_DASHES = ("-", "--", ":", "-.")
 
 
 def flat_view(frames: np.ndarray) -> np.ndarray:
@@ -117,68 +111,26 @@ def draw_statistics(
         ValueError: If there are fewer than three new frames.
     """
     dt = reference.dt if reference.dt is not None else 1.0
-    unit = {"unit": reference.unit or "unit", "time": "frame" if reference.dt is None else "time"}
+    length, time = _units(reference)
     frames = min(generated.pos.shape[2], reference.pos.shape[2])
     sides = [batch.pos[:, :, cond_frames:frames].double().cpu().numpy() for batch in (reference, generated)]
     figure = new_figure(9.0, 6.4, dpi=110)
     panels = figure.subplots(2, 2).ravel()
-    _densities(panels[0], [speeds(x, dt) for x in sides], "speed ({unit} / {time})".format(**unit))
+    _densities(panels[0], [speeds(x, dt) for x in sides], _label("speed", length and f"{length} / {time}"))
     if sides[0].shape[1] > 1:
-        _densities(panels[1], [pair_distances(x) for x in sides], "distance of a pair ({unit})".format(**unit))
+        _densities(panels[1], [pair_distances(x) for x in sides], _label("distance of a pair", length))
     else:
         panels[1].set_axis_off()
-    lags = np.arange(sides[0].shape[2] - 1) * dt
+    lags = np.arange(max(2, min(x.shape[2] for x in sides) // 2))  # beyond, few pairs of frames are left
     for x, colour, label in zip(sides, _SIDES, _NAMES, strict=True):
-        panels[2].plot(lags[: x.shape[2] - 1], velocity_autocorrelation(x), color=colour, label=label, linewidth=1.8)
+        memory = velocity_autocorrelation(x)[: len(lags)]
+        panels[2].plot(lags * dt, memory, color=colour, label=label, linewidth=1.8)
     panels[2].axhline(0, color=REFERENCE, linewidth=0.8)
-    panels[2].set(xlabel=f"lag ({unit['time']})", ylabel="autocorrelation of velocities")
+    panels[2].set(xlabel=_label("lag", time), ylabel="autocorrelation of velocities")
     _last_panel(panels[3], generated, reference, sides, dt, cond_frames)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)
-    return save_figure(figure, path, format="png")
-
-
-def draw_slow_modes(
-    generated: TrajectoryBatch,
-    reference: TrajectoryBatch,
-    path: str | os.PathLike[str],
-    *,
-    cond_frames: int = 0,
-    lag: int | None = None,
-) -> Path:
-    """Draw the slow modes of a molecule as a PNG: free energies -log p along them, and the memory of its torsions.
-
-    The two slowest components are those of the real trajectories (TICA on sines and cosines of all torsions), in units
-    of their standard deviation; p is a histogram, smoothed by one bin.
-
-    Args:
-        generated: Trajectories of one molecule, with ``z``.
-        reference: Real ones.
-        path: File to write.
-        cond_frames: Given frames at the start, which are left out.
-        lag: Frames of the lag; a tenth of the shorter trajectories if None.
-
-    Raises:
-        ValueError: If the nodes are no atoms of one molecule, it has no torsion, or there are fewer than 20 new frames.
-    """
-    turns, names = _turns(generated, reference, cond_frames)
-    length = min(q.shape[1] for q in turns)
-    modes = tica(circle_features(turns[0]), max(1, length // 10) if lag is None else lag, num_modes=2)
-    sides = [modes.transform(circle_features(q), kinetic_map=False).reshape(-1, 2) for q in turns]
-    figure = new_figure(9.0, 7.2, dpi=110)
-    panels = figure.subplots(2, 2)
-    _surfaces(panels[0], sides)
-    low, high = _range(sides)
-    edges = np.linspace(low[0], high[0], _BINS + 1)
-    for x, colour, label in zip(sides, _SIDES, _NAMES, strict=True):
-        energy = _free_energy(np.histogram(x[:, 0], edges)[0])
-        panels[1, 0].plot((edges[1:] + edges[:-1]) / 2, energy, color=colour, label=label, linewidth=1.8)
-    panels[1, 0].set(xlabel="slowest component", ylabel="free energy (kT)", ylim=(0, _HIGHEST + 1))
-    panels[1, 0].legend(frameon=False, loc="upper center", ncols=2)
-    _memories(panels[1, 1], turns, names, reference.dt)
-    for axes in panels.ravel():
-        axes.spines[["top", "right"]].set_visible(False)
     return save_figure(figure, path, format="png")
 
 
@@ -250,11 +202,15 @@ def _draw(axes: Axes, view: np.ndarray, end: int, cond_frames: int, tail: int | 
         own = to_rgb(CATEGORIES[n % len(CATEGORIES)])
         pieces = np.stack([view[start : end - 1, n], view[start + 1 : end, n]], 1)
         strength = np.linspace(_FAINTEST, 1, len(pieces) + 1)[1:]
-        paints = [
-            (*(to_rgb(REFERENCE) if start + k + 1 < cond_frames else own), float(a)) for k, a in enumerate(strength)
-        ]
+        paints = [_faded(to_rgb(REFERENCE) if start + k + 1 < cond_frames else own, a) for k, a in enumerate(strength)]
         axes.add_collection(LineCollection(list(pieces), colors=paints, linewidths=1.6, capstyle="round"))
         axes.plot(*view[end - 1, n], "o", color=to_rgb(REFERENCE) if end <= cond_frames else own, markersize=5)
+
+
+def _faded(colour: tuple[float, float, float], strength: float) -> tuple[float, float, float]:
+    """The colour on white; opaque, or the ends of pieces that overlap would show as dots."""
+    red, green, blue = (1 - float(strength) * (1 - part) for part in colour)
+    return red, green, blue
 
 
 def _draw_molecule(axes: Axes, view: np.ndarray, bonds: np.ndarray, z: np.ndarray, is_given: bool) -> None:
@@ -275,71 +231,15 @@ def _turned(frames: np.ndarray) -> np.ndarray:
     return np.stack(found)
 
 
-def _turns(
-    generated: TrajectoryBatch, reference: TrajectoryBatch, cond_frames: int
-) -> tuple[list[np.ndarray], list[str]]:
-    """Torsions (B, F, Q) of real and generated frames, and what they turn about."""
-    z = reference.z
-    if z is None or reference.pos.shape[-1] != 3 or bool((z != z[:1]).any()) or reference.node_mask is not None:
-        raise ValueError("slow modes need the atomic numbers z of one molecule, the same in all systems.")
-    numbers = z[0].numpy()
-    real, made = (batch.frames[:, cond_frames:] for batch in (reference, generated))
-    if min(real.shape[1], made.shape[1]) < 20 or real.shape[2] != made.shape[2]:
-        raise ValueError(
-            f"slow modes need at least 20 new frames of the same molecule, got {real.shape[1]} frames of "
-            f"{real.shape[2]} and {made.shape[1]} of {made.shape[2]} atoms."
-        )
-    found = Topology.of(real.reshape(-1, *real.shape[2:]), numbers).torsions
-    if not len(found):
-        raise ValueError("the molecule has no torsion, so it has no slow modes of this kind.")
-    table = Chem.GetPeriodicTable()
-    names = ["\N{EN DASH}".join(table.GetElementSymbol(int(numbers[i])) for i in row) for row in found]
-    return [torsions(frames, found) for frames in (real, made)], names
+def _units(batch: TrajectoryBatch) -> tuple[str, str]:
+    """Units of length and time for labels, "" for arbitrary ones."""
+    known = {"angstrom": ("\N{LATIN CAPITAL LETTER A WITH RING ABOVE}", "fs"), "metre": ("m", "s")}
+    length, time = known.get(batch.unit or "", ("", ""))
+    return length, "frames" if batch.dt is None else time
 
 
-def _range(sides: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Least and largest values (2,) of both sides, with a margin."""
-    both = np.concatenate(sides)
-    low, high = both.min(0), both.max(0)
-    return low - 0.08 * (high - low), high + 0.08 * (high - low)
-
-
-def _free_energy(counts: np.ndarray) -> np.ndarray:
-    """-log p of counts in bins, smoothed, above its minimum; NaN where there is next to nothing."""
-    smooth = gaussian_filter(counts.astype(np.float64), 1.0, mode="constant")
-    energy = np.log(smooth.max()) - np.log(np.where(smooth > 0, smooth, np.nan))
-    return np.where(energy <= _HIGHEST, energy, np.nan)
-
-
-def _surfaces(panels: np.ndarray, sides: list[np.ndarray]) -> None:
-    """Free energies over the two slowest components, real and generated on one scale."""
-    low, high = _range(sides)
-    edges = [np.linspace(a, b, _BINS + 1) for a, b in zip(low, high, strict=True)]
-    middle = [(e[1:] + e[:-1]) / 2 for e in edges]
-    levels = np.arange(0, _HIGHEST + 0.5)
-    for axes, x, name in zip(panels, sides, _NAMES, strict=True):
-        energy = _free_energy(np.histogram2d(*x.T, bins=edges)[0])
-        filled = axes.contourf(*middle, energy.T, levels=levels, cmap="YlGnBu_r")
-        axes.contour(*middle, energy.T, levels=levels, colors=INK, linewidths=0.3)
-        axes.set(title=name, xlabel="slowest component", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    panels[0].set_ylabel("second component")
-    panels[0].figure.colorbar(filled, ax=list(panels), label="free energy (kT)", pad=0.02)
-
-
-def _memories(axes: Axes, turns: list[np.ndarray], names: list[str], dt: float | None) -> None:
-    """Decorrelation of each torsion, or of their mean if there are many."""
-    length = min(q.shape[1] for q in turns)
-    lags = np.unique(np.linspace(0, length // 2, 60).round().astype(int))
-    many = len(names) > len(_DASHES)
-    for q, colour in zip(turns, _SIDES, strict=True):
-        curves = decorrelation(q, lags.tolist())
-        for k, curve in enumerate(curves.mean(1, keepdims=True).T if many else curves.T):
-            axes.plot(lags * (dt or 1.0), curve, _DASHES[k], color=colour, linewidth=1.8)
-    for dashes, name in zip(_DASHES, [f"mean of {len(names)} torsions"] if many else names, strict=False):
-        axes.plot([], [], dashes, color=INK, linewidth=1.2, label=name)
-    axes.axhline(0, color=REFERENCE, linewidth=0.8)
-    axes.set(xlabel="lag (frames)" if dt is None else "lag (fs)", ylabel="decorrelation of torsions", ylim=(None, 1.05))
-    axes.legend(frameon=False)
+def _label(text: str, unit: str) -> str:
+    return f"{text} ({unit})" if unit else text
 
 
 def _densities(axes: Axes, values: list[np.ndarray], label: str) -> None:
@@ -370,7 +270,7 @@ def _last_panel(
             low, middle, high = np.quantile(drift, [0.25, 0.5, 0.75], axis=0)
             axes.plot(time, middle, color=colour, linewidth=1.8)
             axes.fill_between(time, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.set(xlabel="time", ylabel="relative energy drift", ylim=(0, None))
+        axes.set(xlabel=_label("time", _units(reference)[1]), ylabel="relative energy drift", ylim=(0, None))
         return
     if not cond_frames:
         _densities(axes, [np.linalg.norm(accelerations(x, dt), axis=-1) for x in sides], "acceleration")
@@ -378,10 +278,20 @@ def _last_panel(
     count = len(generated) // len(reference)
     truth = np.repeat(sides[0], max(count, 1), axis=0)[: len(sides[1])]
     frames = np.arange(1, truth.shape[2] + 1) * dt
-    axes.plot(frames, np.linalg.norm(sides[1] - truth, axis=-1).mean((0, 1)), color=_SIDES[1], linewidth=1.8)
     past = reference.pos[:, :, :cond_frames].double().cpu().numpy()
-    if cond_frames > 1:
-        guess = np.linalg.norm(constant_velocity(past, truth.shape[2]) - sides[0], axis=-1).mean((0, 1))
-        axes.plot(frames, guess, color=REFERENCE, linewidth=1.8)
-        axes.annotate("constant velocity", (frames[-1], guess[-1]), ha="right", va="bottom", color=REFERENCE)
-    axes.set(xlabel="time after the last given frame", ylabel="displacement error", ylim=(0, None))
+    guesses = {"generated": sides[1], "last frame": stay(past, truth.shape[2])}
+    errors = {
+        name: np.linalg.norm(x - (truth if name == "generated" else sides[0]), axis=-1).mean((0, 1))
+        for name, x in guesses.items()
+    }
+    top = 1.15 * max(float(error.max()) for error in errors.values())
+    if cond_frames > 1:  # of molecules it is soon far off
+        guess = constant_velocity(past, truth.shape[2])
+        errors["constant velocity"] = np.linalg.norm(guess - sides[0], axis=-1).mean((0, 1))
+    styles = {"generated": (_SIDES[1], "-"), "last frame": (REFERENCE, "-"), "constant velocity": (REFERENCE, "--")}
+    for name, error in errors.items():
+        axes.plot(frames, error, styles[name][1], color=styles[name][0], label=name, linewidth=1.8)
+    length, time = _units(reference)
+    after = _label("time after the last given frame", time)
+    axes.set(xlabel=after, ylabel=_label("displacement error", length), ylim=(0, top))
+    axes.legend(frameon=False)
