@@ -36,7 +36,7 @@ _CPU: dict[str, tuple[str, ...]] = {
     "edge_dot": ("numba", "chunked", "torch"),
     "cfconv": ("numba", "torch"),
     "painn_message": ("numba", "torch"),
-    "edge_mlp": ("chunked", "torch"),
+    "edge_mlp": ("numba", "chunked", "torch"),
     "softmax_gather_sum": ("numba", "torch"),
     "neighbor_attention": ("dense", "torch"),
     "ponita_conv": ("numba", "torch"),

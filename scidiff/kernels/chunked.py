@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from scidiff.kernels.edge_chunks import edge_mlp, edge_mlp_backward
+from scidiff.kernels.edge_chunks import edge_mlp, edge_mlp_backward, pieces, row_sums
 
 __all__ = ["edge_dot", "edge_mlp", "edge_mlp_backward", "edge_product", "gms", "weighted_sum"]
 
@@ -15,17 +15,14 @@ _CHUNK_BYTES = 1 << 20  # of messages; half a megabyte to two are as good
 
 def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None = None) -> Tensor:
     """out_i = sum_{e -> i} x_source w_e; with ``edge``, w of edge ``edge[e]``."""
-    count, width = source.shape[0], max(x.shape[1], 1)
-    rows = torch.arange(ptr.shape[0] - 1, device=x.device).repeat_interleave(ptr.diff(), output_size=count)
     out = x.new_zeros(ptr.shape[0] - 1, x.shape[1])
-    step = max(_CHUNK_BYTES // (width * x.element_size()), 1)
-    buffer = x.new_empty(min(step, count), x.shape[1])
-    for first in range(0, count, step):
-        part = slice(first, min(first + step, count))
-        message = buffer[: part.stop - first]
+    steps = list(pieces(ptr, max(_CHUNK_BYTES // max(x.shape[1] * x.element_size(), 1), 1)))
+    buffer = x.new_empty(max((last - first for *_, first, last in steps), default=0), x.shape[1])
+    for begin, end, first, last in steps:
+        message, part = buffer[: last - first], slice(first, last)
         torch.index_select(x, 0, source[part], out=message)
         message.mul_(w[part] if edge is None else w.index_select(0, edge[part]))
-        out.scatter_add_(0, rows[part, None].expand_as(message), message)
+        out[begin:end] = row_sums(message, ptr[begin : end + 1] - first)
     return out
 
 

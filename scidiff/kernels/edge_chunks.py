@@ -6,6 +6,7 @@ row of very many edges is a piece of its own), so each row is summed at once.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -15,7 +16,17 @@ from torch.nn import functional as F
 
 from scidiff.kernels.products import elementwise, row_dot, tall_product
 
-__all__ = ["edge_mlp", "edge_mlp_backward"]
+__all__ = [
+    "Gradients",
+    "Network",
+    "Piece",
+    "bounded",
+    "edge_mlp",
+    "edge_mlp_backward",
+    "hidden_layer",
+    "pieces",
+    "row_sums",
+]
 
 _CHUNK = 2400  # edges; 128 channels of float32 are then 1.2 MB, and the calls of torch cost little beside the work
 
@@ -67,14 +78,12 @@ _BACK: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Gradients with respect to results and values before the activation -> with respect to these values."""
 
 
-def _pieces(ptr: Tensor) -> Iterator[tuple[int, int, int, int]]:
-    """First and last row, first and last edge of each piece."""
+def pieces(ptr: Tensor, most: int) -> Iterator[tuple[int, int, int, int]]:
+    """First and last row, first and last edge of each piece of at most ``most`` edges, or of one row."""
     ends = ptr.tolist()
     begin, num_nodes = 0, len(ends) - 1
     while begin < num_nodes:
-        end = begin + 1
-        while end < num_nodes and ends[end + 1] - ends[begin] <= _CHUNK:
-            end += 1
+        end = max(bisect_right(ends, ends[begin] + most) - 1, begin + 1)
         if ends[end] > ends[begin]:
             yield begin, end, ends[begin], ends[end]
         begin = end
@@ -97,15 +106,23 @@ def _piece(net: Network, source: Tensor, target: Tensor, d2: Tensor, e: Tensor |
     if net.coord:
         hidden = m
         if len(net.coord) == 3:
-            pre3 = torch.addmm(net.coord[1], m, net.coord[0])
-            hidden = act(pre3)
-        psi = row_dot(hidden, net.coord[-1])
-        if net.coord_range is not None:
-            psi = elementwise(torch.tanh, psi) * net.coord_range
+            pre3, hidden = hidden_layer(net, m, keeps=keeps)
+        psi = bounded(row_dot(hidden, net.coord[-1]), net)
     return Piece(pre1, h1, pre2, message, gate, m, pre3, hidden, psi)
 
 
-def _row_sums(values: Tensor, starts: Tensor) -> Tensor:
+def hidden_layer(net: Network, m: Tensor, *, keeps: bool) -> tuple[Tensor, Tensor]:
+    """Layer of a head of three tensors on messages, before its activation (overwritten unless kept) and after."""
+    pre3 = torch.addmm(net.coord[1], m, net.coord[0])
+    return pre3, _ACTS[net.act][0 if keeps else 1](pre3)
+
+
+def bounded(psi: Tensor, net: Network) -> Tensor:
+    """R tanh(psi) where the network has a range R."""
+    return psi if net.coord_range is None else elementwise(torch.tanh, psi) * net.coord_range
+
+
+def row_sums(values: Tensor, starts: Tensor) -> Tensor:
     """Sums of rows of edges that follow each other; ``starts`` relative to the piece."""
     if values.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"edge networks are summed in float32 or float64, got {values.dtype}.")
@@ -139,19 +156,19 @@ def edge_mlp(
     h = a.new_zeros(num_nodes, W2.shape[1])
     dx = a.new_zeros(num_nodes, 3) if coord else None
     messages = a.new_empty(source.shape[0], W2.shape[1]) if return_messages else None
-    for begin, end, first, last in _pieces(ptr):
+    for begin, end, first, last in pieces(ptr, _CHUNK):
         part = slice(first, last)
         piece = _piece(net, source[part], target[part], d2[part], None if e is None else e[part], keeps=False)
         starts = ptr[begin : end + 1] - first
-        h[begin:end] = _row_sums(piece.m, starts)
+        h[begin:end] = row_sums(piece.m, starts)
         if dx is not None and piece.psi is not None and vec is not None:
-            dx[begin:end] = _row_sums(vec[part] * piece.psi[:, None], starts)
+            dx[begin:end] = row_sums(vec[part] * piece.psi[:, None], starts)
         if messages is not None:
             messages[part] = piece.m
     return h, dx, messages
 
 
-class _Gradients:
+class Gradients:
     """Gradients of all inputs of an edge network, filled piece by piece."""
 
     def __init__(self, net: Network, d2: Tensor, e: Tensor | None, vec: Tensor | None) -> None:
@@ -197,7 +214,7 @@ class _Gradients:
         self, net: Network, g1: Tensor, rows: slice, part: slice, starts: Tensor, source: Tensor, e: Tensor | None
     ) -> None:
         """From dL/dpre1 to node features, radial input and edge features."""
-        self.a[rows] = _row_sums(g1, starts)
+        self.a[rows] = row_sums(g1, starts)
         self.b.scatter_add_(0, source[part, None].long().expand_as(g1), g1)
         self.d2[part] = row_dot(g1, net.wd)
         if self.e is not None and self.We is not None and e is not None and net.We is not None:
@@ -232,8 +249,8 @@ def edge_mlp_backward(
 ) -> tuple[Tensor | list[Tensor] | None, ...]:
     """da, db, dd2, dwd, de, dWe, dW2, db2, dgate_w, dgate_b, dcoord (a list), dvec."""
     net = Network(a, b, wd, We, W2, b2, gate_w, gate_b, coord, act, coord_range)
-    grads = _Gradients(net, d2, e, vec)
-    for begin, end, first, last in _pieces(ptr):
+    grads = Gradients(net, d2, e, vec)
+    for begin, end, first, last in pieces(ptr, _CHUNK):
         part, rows = slice(first, last), slice(begin, end)
         i = target[part]
         piece = _piece(net, source[part], i, d2[part], None if e is None else e[part])

@@ -9,6 +9,7 @@ import torch
 
 from scidiff.kernels._dispatch import use_backend
 from scidiff.kernels.basis import BesselBasis, CosineCutoff
+from scidiff.kernels.edge_network import edge_mlp
 from scidiff.kernels.full import full_graph
 from scidiff.kernels.graph import NeighborList
 from scidiff.kernels.messages import cfconv, painn_message, ponita_conv, softmax_gather_sum
@@ -24,7 +25,7 @@ from scidiff.kernels.segments import (
 
 __all__ = ["Bodies", "compile_bodies", "compiled_bodies", "threading_layer"]
 
-_MODULES = ("_threads", "attention", "gms", "graph", "painn", "segment")
+_MODULES = ("_threads", "activations", "attention", "edge_mlp", "gms", "graph", "painn", "segment")
 
 
 class Bodies(NamedTuple):
@@ -92,6 +93,8 @@ def _run(dtype: torch.dtype) -> None:
         outs += [softmax_gather_sum(w, x, g), cfconv(x, dist, draw(8, f), draw(f), g, basis, cutoff)]
         outs += painn_message(draw(n, 3 * f), v, dist, unit, draw(8, 3 * f), draw(3 * f), g, basis, cutoff)
         outs += [segment_sum(w, g), segment_max(w, g), segment_softmax(w, g)]
+        network = {"wd": draw(f), "W2": draw(f, f), "b2": draw(f), "gate": (draw(f), draw(1)[0]), "coord": draw(f)}
+        outs += [edge_mlp(x, x, g, d2=dist, vec=unit, **network).h]
         outs += [ponita_conv(draw(n, 4, 8), draw(e, 4, 8), draw(8, 8), draw(4, 4, 8), g)]
         torch.stack([out.sum() for out in outs]).sum().backward()
         slopes = torch.autograd.grad(gather_multiply_sum(x, w, g).square().sum(), (x, w), create_graph=True)

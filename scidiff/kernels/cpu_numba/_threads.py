@@ -51,7 +51,7 @@ if hasattr(os, "register_at_fork"):
 
 def compiled(*, parallel: bool = False, fastmath: set[str] | bool = False) -> Callable[[Callable], Any]:
     """Decorator: ``numba.njit`` without the GIL, cached on disk where there is a place for it."""
-    options: dict[str, Any] = {"nogil": True, "parallel": parallel, "fastmath": fastmath}
+    options: dict[str, Any] = {"nogil": True, "parallel": parallel, "fastmath": fastmath, "error_model": "numpy"}
 
     def decorate(function: Callable) -> Any:
         try:

@@ -8,6 +8,7 @@ from numba import prange
 from torch import Tensor
 
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, part_count, part_rows
+from scidiff.kernels.cpu_numba.activations import exp
 
 __all__ = ["softmax_gather_sum", "softmax_gather_sum_backward"]
 
@@ -49,6 +50,7 @@ def softmax_gather_sum_backward(
 def _attend_rows(logits, x, source, ptr, out, lse, begin, end):  # type: ignore
     width = x.shape[1]
     highest, total, weighted = np.empty(width, x.dtype), np.empty(width, x.dtype), np.empty(width, x.dtype)
+    p = np.empty(width, x.dtype)
     for i in range(begin, end):
         first, last = ptr[i], ptr[i + 1]
         if first == last:
@@ -65,9 +67,10 @@ def _attend_rows(logits, x, source, ptr, out, lse, begin, end):  # type: ignore
         for e in range(first, last):
             le, xj = logits[e], x[source[e]]
             for f in range(width):
-                p = np.exp(le[f] - highest[f])
-                total[f] += p
-                weighted[f] += p * xj[f]
+                p[f] = exp(le[f] - highest[f])
+            for f in range(width):
+                total[f] += p[f]
+                weighted[f] += p[f] * xj[f]
         for f in range(width):
             out[i, f] = weighted[f] / total[f]
             lse[i, f] = highest[f] + np.log(total[f])
@@ -92,7 +95,7 @@ def _logits_rows(g, logits, x, out, lse, source, ptr, dlogits, begin, end):  # t
         for e in range(ptr[i], ptr[i + 1]):
             le, xj, de = logits[e], x[source[e]], dlogits[e]
             for f in range(width):
-                de[f] = np.exp(le[f] - si[f])
+                de[f] = exp(le[f] - si[f])
             for f in range(width):
                 de[f] *= gi[f] * (xj[f] - oi[f])
 
@@ -111,13 +114,16 @@ def _logits_parallel(g, logits, x, out, lse, source, ptr, dlogits, parts):  # ty
 @compiled(fastmath=SUMS)
 def _sources_rows(g, logits, lse, t_target, t_ptr, t_edge, dx, begin, end):  # type: ignore
     width = dx.shape[1]
+    p = np.empty(width, dx.dtype)
     for j in range(begin, end):
         total = dx[j]
         total[:] = 0
         for k in range(t_ptr[j], t_ptr[j + 1]):
             gi, si, le = g[t_target[k]], lse[t_target[k]], logits[t_edge[k]]
             for f in range(width):
-                total[f] += np.exp(le[f] - si[f]) * gi[f]
+                p[f] = exp(le[f] - si[f])
+            for f in range(width):
+                total[f] += p[f] * gi[f]
 
 
 @compiled(fastmath=SUMS)

@@ -166,11 +166,11 @@ def _weighted_parallel(x, a, source, ptr, out, parts):  # type: ignore
 @compiled(fastmath=SUMS)
 def _dot_rows(a, b, source, target, out, first, last):  # type: ignore
     heads = out.shape[1]
-    size = a.shape[1] // heads
+    size, zero = a.shape[1] // heads, a.dtype.type(0)
     for e in range(first, last):
         left, right = a[target[e]], b[source[e]]
         for h in range(heads):
-            total = left[0] * 0
+            total = zero
             block, part = left[h * size : (h + 1) * size], right[h * size : (h + 1) * size]
             for f in range(size):
                 total += block[f] * part[f]

@@ -10,6 +10,7 @@ from numba import prange
 from torch import Tensor
 
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, part_count, part_rows
+from scidiff.kernels.cpu_numba.activations import exp
 
 __all__ = ["segment_max", "segment_softmax", "segment_softmax_backward", "segment_sum"]
 
@@ -113,7 +114,7 @@ def _softmax_rows(logits, ptr, out, begin, end):  # type: ignore
         for e in range(ptr[i], ptr[i + 1]):
             row, share = logits[e], out[e]
             for f in range(width):
-                share[f] = np.exp(row[f] - highest[f])
+                share[f] = exp(row[f] - highest[f])
             for f in range(width):
                 total[f] += share[f]
         for e in range(ptr[i], ptr[i + 1]):

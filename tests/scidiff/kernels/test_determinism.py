@@ -63,7 +63,7 @@ OPS = {
     "segment_max": (lambda t, g, b: K.segment_max(t["w"], g, backend=b), "w"),
     "segment_softmax": (lambda t, g, b: K.segment_softmax(t["w"], g, backend=b), "w"),
 }
-BODIES = {op: ["numba", "torch"] for op in OPS} | {"edge_mlp": ["chunked", "torch"]}
+BODIES = {op: ["numba", "torch"] for op in OPS} | {"edge_mlp": ["numba", "chunked", "torch"]}
 BODIES |= {op: ["numba", "chunked", "torch"] for op in ("gather_multiply_sum", "weighted_sum heads", "edge_dot")}
 BODIES |= {"weighted_sum": ["numba", "chunked", "dense", "torch"]}
 BODIES |= {op: ["dense", "torch"] for op in ("neighbor_attention", "neighbor_attention plain")}

@@ -142,16 +142,15 @@ def test_named_backend_that_cannot_run_says_why(monkeypatch):
 
 def test_a_context_spares_operations_without_such_a_body():
     """A network has many operations: those that have the body asked for take it, the others say what they took."""
-    options = {"d2": normal(E) ** 2, "wd": normal(F), "W2": normal(F, 3), "b2": normal(3)}
-    v = normal(E, F)
+    q, v, full = normal(N, 2, 3), normal(E, F), K.full_graph(torch.tensor([0, N]))
     with K.use_backend("numba"):
-        K.edge_mlp(normal(N, F), normal(N, F), GRAPH, **options)
+        K.neighbor_attention(q, q, q, full)
         K.segment_sum(v, GRAPH)
-    assert (last("edge_mlp")["backend"], last("segment_sum")["backend"]) == ("chunked", "numba")
-    assert last("edge_mlp")["reason"] == "numba: this operation has the bodies chunked, torch and triton"
+    assert (last("neighbor_attention")["backend"], last("segment_sum")["backend"]) == ("dense", "numba")
+    assert last("neighbor_attention")["reason"] == "numba: this operation has the bodies dense, torch and triton"
     assert last("segment_sum")["reason"] == "asked for"
-    with pytest.raises(ValueError, match="cannot run edge_mlp: this operation has the bodies"):
-        K.edge_mlp(normal(N, F), normal(N, F), GRAPH, **options, backend="numba")
+    with pytest.raises(ValueError, match="cannot run neighbor_attention: this operation has the bodies"):
+        K.neighbor_attention(q, q, q, full, backend="numba")
     with K.use_backend("chunked"):
         assert torch.equal(K.segment_sum(v, GRAPH), K.segment_sum(v, GRAPH, backend="numba"))
 

@@ -70,7 +70,7 @@ CASES = {
         *((N, 3, 2), (E, 3, 4), (4, 2), (3, 3, 2), (2,)),
     ),
 }
-OTHER = {"edge_mlp": ["chunked"], "neighbor_attention": ["dense"]}
+OTHER = {"edge_mlp": ["numba", "chunked"], "neighbor_attention": ["dense"]}
 OTHER |= {op: ["numba", "chunked"] for op in ("gather_multiply_sum", "weighted_sum", "edge_dot")}
 BODIES = [("weighted_sum full", "dense")]
 BODIES += [(op, body) for op in CASES for body in OTHER.get(op.split()[0], ["numba"])]
