@@ -35,6 +35,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="fp32")
     parser.add_argument("--threads", type=int, help="of torch; by default as it finds them")
     parser.add_argument("--quick", action="store_true", help="about seven minutes on two cores")
+    parser.add_argument(
+        "--only", nargs="+", help="operations to measure again, by name; other figures stay as they are"
+    )
     parser.add_argument("--json", help="another file for the figures; the README is then left alone")
     parser.add_argument("--tuned", action="store_true", help=argparse.SUPPRESS)  # records of size q to stdout
     return parser.parse_args()
@@ -66,10 +69,25 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     return content
 
 
+def measure_again(args: argparse.Namespace, names: list[str], content: dict[str, Any]) -> dict[str, Any]:
+    """All figures, those of some operations new."""
+    sizes = args.suite.split(",")
+    found = ops.separate_records(sizes, DTYPES[args.dtype], 0.8 if args.quick else 6.0, names)
+    parts = {"ops": found} | ({"tuned": tuned(args)} if "q" in sizes else {})
+    for part, records in parts.items():
+        new = {(r["size"], r["op"], r["mode"]): r for r in records}
+        content[part] = [new.get((r["size"], r["op"], r["mode"]), r) for r in content[part]]
+    sides = ("theirs", "ours")
+    for op in {*names} & {*SAVED} if "r" in sizes else ():
+        content["memory"][op] = {s: ops.peak_memory(op, s, "r", DTYPES[args.dtype]) for s in sides}
+    return {**content, "again": sorted({*content.get("again", []), *names})}
+
+
 def tuned(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Size q with one thread and the tuned allocator, on both sides, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.kernels", "--tuned", "--threads", "1", "--dtype", args.dtype]
     command += ["--quick"] if args.quick else []
+    command += ["--only", *args.only] if args.only else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return json.loads(result.stdout)
@@ -85,20 +103,21 @@ def page(content: dict[str, Any], place: dict[str, Any]) -> str:
             continue
         theirs, ours = (_spread(r[side]) if side in r else "wrong" for side in ("theirs", "ours"))
         bound = 1e-6 * r["least_bytes"] / copy
-        share = f"{bound / r['ours']['least']:.0%}" if r["mode"] == "forward" else "-"
+        share = f"{bound / r['ours']['ms']:.0%}" if r["mode"] == "forward" else "-"
         ratio = f"{r['ratio']:.1f}" if "ratio" in r else "-"
         rows.append([r["size"], r["op"], r["mode"], theirs, ours, ratio, share, f"{r['error']['ours']:.0e}"])
     head = ["size", "operation", "pass", "PyG, ms", "ours, ms", "ratio", "of the byte bound", "error"]
     marks = "\n".join(f"- {'reached' if bar.is_reached else '**missed**'}: {bar.text}" for bar in bars(content))
+    again = f" The rows of {_listed(content['again'])} were measured again, later." if content.get("again") else ""
     text = f"""
-Operations of `scidiff.kernels` against PyG's MessagePassing as its users write it, interleaved in one process, least
-wall time (median; quartiles); the pass "training" is forward and backward of a sum of squares with gradients of all
-inputs and weights. {content["device"]}, {content["dtype"]}, {place["processor"]}, {place["threads"]} threads, torch
-{place["torch"]}, {place["date"]}, load {content.get("load", 0):.1f}; measured copy {copy:.0f} GB/s, matrix product
-{content["ceilings"]["matmul_tflop_s"]:.2f} TFLOP/s. q64, q: 64 and 256 molecules of 18 atoms, fully connected, 128
-channels; r: 10 000 points, cutoff 5 angstrom, 64 channels. Errors: largest relative one of results and gradients
-against float64. At q64, where PyG's time depends on whether its process keeps its temporaries, each
-row is the middle one of three processes. Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
+Operations of `scidiff.kernels` against PyG's MessagePassing as its users write it, interleaved in one process, median
+wall time (quartiles; least), ratios of medians; the pass "training" is forward and backward of a sum of squares with
+gradients of all inputs and weights. {content["device"]}, {content["dtype"]}, {place["processor"]}, {place["threads"]}
+threads, torch {place["torch"]}, {place["date"]}, load {content.get("load", 0):.1f}; measured copy {copy:.0f} GB/s,
+matrix product {content["ceilings"]["matmul_tflop_s"]:.2f} TFLOP/s. q64, q: 64 and 256 molecules of 18
+atoms, fully connected, 128 channels; r: 10 000 points, cutoff 5 angstrom, 64 channels. Errors: largest relative one of
+results and gradients against float64. At q64, where PyG's time depends on whether its process keeps its temporaries,
+each row is the middle one of three processes.{again} Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
 
 {marks}
 
@@ -155,7 +174,11 @@ def fastest(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _spread(entry: dict[str, float]) -> str:
-    return f"{entry['least']:.3g} ({entry['ms']:.3g}; {entry['q1']:.3g}-{entry['q3']:.3g})"
+    return f"{entry['ms']:.3g} ({entry['q1']:.3g}-{entry['q3']:.3g}; {entry['least']:.3g})"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _list_times(row: dict[str, Any]) -> list[str]:
@@ -171,14 +194,20 @@ def main() -> None:
     args = options()
     if args.threads:
         torch.set_num_threads(args.threads)
+    names = args.only
     if args.tuned:
         from scidiff.kernels import tune_malloc
 
         tune_malloc()
-        print(json.dumps(ops.records(["q"], getattr(torch, DTYPES[args.dtype]), "cpu", 0.8 if args.quick else 4.0)))
+        budget = 0.8 if args.quick else 4.0
+        print(json.dumps(ops.records(["q"], getattr(torch, DTYPES[args.dtype]), "cpu", budget, names)))
         return
-    place, content = report.machine(), measure(args)
-    content = {**place, **content}
+    place = report.machine()
+    if names:
+        content = measure_again(args, names, json.loads((report.RESULTS / "kernels.json").read_text()))
+        place = content
+    else:
+        content = {**place, **measure(args)}
     if args.json:
         Path(args.json).write_text(json.dumps(content, indent=1) + "\n")
     else:

@@ -162,7 +162,9 @@ def records(
     return found
 
 
-def separate_records(sizes: list[str], dtype: str, budget: float) -> list[dict[str, Any]]:
+def separate_records(
+    sizes: list[str], dtype: str, budget: float, names: list[str] | None = None
+) -> list[dict[str, Any]]:
     """`records` on the CPU, each size and operation in a process of its own, with the allocator as a program finds it.
 
     What earlier operations have freed decides whether later temporaries are mapped anew: in one process the order of
@@ -172,7 +174,7 @@ def separate_records(sizes: list[str], dtype: str, budget: float) -> list[dict[s
     found = []
     for name in sizes:
         processes = 3 if name == "q64" else 1
-        for case in cases(make_size(name, "cpu"), getattr(torch, dtype)):
+        for case in cases(make_size(name, "cpu"), getattr(torch, dtype), names):
             code = (
                 "import json, torch; from benchmarks.kernels import ops; "
                 f"print(json.dumps(ops.records([{name!r}], torch.{dtype}, 'cpu', {budget!r}, [{case.name!r}])))"
@@ -196,8 +198,9 @@ def _timed(case: Case, mode: str, device: str, budget: float, sides: list[str]) 
         entries = interleaved(runs, min(max(count, 3), 30), warm=True)
     found: dict[str, Any] = dict(zip(sides, entries, strict=True))
     if len(sides) == 2:
-        key = "ms" if device == "cuda" else "least"
-        found |= {name: found["theirs"][k] / found["ours"][k] for name, k in (("ratio", key), ("ratio_median", "ms"))}
+        found |= {
+            name: found["theirs"][k] / found["ours"][k] for name, k in (("ratio", "ms"), ("ratio_least", "least"))
+        }
     return found
 
 
