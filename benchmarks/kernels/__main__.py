@@ -117,7 +117,8 @@ threads, torch {place["torch"]}, {place["date"]}, load {content.get("load", 0):.
 matrix product {content["ceilings"]["matmul_tflop_s"]:.2f} TFLOP/s. q64, q: 64 and 256 molecules of 18
 atoms, fully connected, 128 channels; r: 10 000 points, cutoff 5 angstrom, 64 channels. Errors: largest relative one of
 results and gradients against float64. At q64, where PyG's time depends on whether its process keeps its temporaries,
-each row is the middle one of three processes.{again} Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
+each row is the middle one of three processes.{again}
+Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
 
 {marks}
 
