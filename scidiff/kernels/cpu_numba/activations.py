@@ -51,7 +51,7 @@ def _make_exp(kind: type, bits: int, degree: int) -> Callable[[Any], Any]:
         total = series[0]
         for c in series[1:]:
             total = total * r + c
-        return ((total * r * r + r) + one) * _power_of_two(k - one) * two
+        return ((total * r * r + r) + one) * _power_of_two(k - one) * two  # pyright: ignore[reportCallIssue]
 
     return exp
 
