@@ -108,7 +108,9 @@ def page(content: dict[str, Any], place: dict[str, Any]) -> str:
         rows.append([r["size"], r["op"], r["mode"], theirs, ours, ratio, share, f"{r['error']['ours']:.0e}"])
     head = ["size", "operation", "pass", "PyG, ms", "ours, ms", "ratio", "of the byte bound", "error"]
     marks = "\n".join(f"- {'reached' if bar.is_reached else '**missed**'}: {bar.text}" for bar in bars(content))
-    again = f" The rows of {_listed(content['again'])} were measured again, later." if content.get("again") else ""
+    again = ""
+    if content.get("again"):
+        again = f"\nThe rows of {_listed(content['again'])} were measured again, later{content.get('note', '')}."
     text = f"""
 Operations of `scidiff.kernels` against PyG's MessagePassing as its users write it, interleaved in one process, median
 wall time (quartiles; least), ratios of medians; the pass "training" is forward and backward of a sum of squares with
@@ -141,7 +143,8 @@ Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
         text += (
             "\nNetworks of the molecules' sizes with about as many weights, medians; ratios against PairFormer, the "
         )
-        text += "network that the packaged molecule models have.\n\n"
+        text += "network that the packaged molecule models have."
+        text += " Older than the rows measured again.\n\n" if again else "\n\n"
         text += "\n".join(f"- {line}" for line in fastest(content["networks"]))
         text += f"\n\n{report.table(head, lines)}\n"
     return text
