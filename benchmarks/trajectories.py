@@ -30,7 +30,6 @@ from trajectories.data.md import MDTrajectoryDataModule
 from trajectories.data.mmff import MMFFMDDataModule, MolecularSystem
 from trajectories.data.particles import NBodyDataModule
 from trajectories.data.simulators import simulate
-from trajectories.ensembles import representatives
 from trajectories.evaluate import evaluate
 from trajectories.metrics import relative_energy_drift
 from trajectories.molecular import Topology, bonds_intact, frame_temperature
@@ -54,7 +53,6 @@ class Case:
         metric: Convention of the errors.
         published: A figure of others with another training, or an empty string.
         note: What tells the row from others of the same model.
-        drawn: Samples of a system out of which k-means keeps ``samples`` for a second row; 0 for no such row.
         options: Of the sampler, chosen on validation windows.
     """
 
@@ -66,7 +64,6 @@ class Case:
     metric: str = "mean"
     published: str = ""
     note: str = ""
-    drawn: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -111,8 +108,9 @@ MOLECULES = (
     Case("benzene", lambda: MDTrajectoryDataModule("benzene"), 10, 48, 3, note="500 K", options=_noise(1.2)),
 )
 PEOPLE = tuple(
-    Case(f"pedestrians_{scene}", _people(scene), 8, 160, 20, "min_agent", published, "best of 20", 60)
-    for scene, published in _SCENES.items()
+    Case(f"pedestrians_{scene}", _people(scene), 8, count, 20, "min_agent", _SCENES[scene], *how)
+    for scene, count in (("hotel", 1197), ("zara2", 600))
+    for how in (("best of 20 representers", {"representers": True}), ("best of 20 samples", {}))
 )
 CASES = (*PARTICLES, *MOLECULES, *PEOPLE)
 ONE_FOR_ALL = Case("ethanol_all_tasks", MOLECULES[0].data, 10, 80, 1)
@@ -148,37 +146,27 @@ def observed(batch: TrajectoryBatch, frames: int) -> TrajectoryBatch:
     return TrajectoryBatch(batch.pos[:, :, :frames], batch.h, batch.edge_attr, z=batch.z, dt=batch.dt, unit=batch.unit)
 
 
-def measure_model(case: Case, count: int | None = None) -> list[dict[str, Any]]:
-    """Errors of one model and of forecasts without a network, by each convention."""
+def measure_model(case: Case, count: int | None = None) -> dict[str, Any]:
+    """Errors of one model and of forecasts without a network."""
     generator = TrajectoryGenerator.from_pretrained(case.checkpoint)
     test, train = systems(case, "test", count or case.systems), systems(case, "train", 2000)
-    start, added = time.process_time(), test.pos.shape[2] - case.cond_frames
-    number = max(case.drawn, case.samples)
-    drawn = generator.forecast(observed(test, case.cond_frames), added, num_samples=number, seed=0, **case.options)
+    seen, start = case.cond_frames, time.process_time()
+    options = {"num_samples": case.samples, "seed": 0, **case.options}
+    drawn = generator.forecast(observed(test, seen), test.pos.shape[2] - seen, **options)
     seconds = (time.process_time() - start) / len(drawn)
-    first = (torch.arange(len(test))[:, None] * number + torch.arange(case.samples)).flatten()
-    kept = {case.note: drawn.index(first)}
-    if case.drawn:
-        kept[f"{case.note} representatives of {case.drawn}"] = representatives(drawn, case.samples)
-    rows = []
-    for note, chosen in kept.items():
-        report = evaluate(chosen, test, train=train, cond_frames=case.cond_frames, num_samples=case.samples)
-        centre = _errors(_ensemble_mean(chosen, len(test)), test, case.cond_frames)
-        rows.append(
-            {
-                "checkpoint": case.checkpoint,
-                "note": note,
-                "metric": case.metric,
-                "options": case.options,
-                "published": case.published,
-                "nfe": drawn.meta["nfe"],
-                "seconds_per_sample": seconds,
-                "ade_of_the_mean": float(centre.mean()),
-                "report": report.to_dict(),
-                **_bonds(case, chosen),
-            }
-        )
-    return rows
+    report = evaluate(drawn, test, train=train, cond_frames=seen, num_samples=case.samples)
+    return {
+        "checkpoint": case.checkpoint,
+        "note": case.note,
+        "metric": case.metric,
+        "options": case.options,
+        "published": case.published,
+        "nfe": drawn.meta["nfe"],
+        "seconds_per_sample": seconds,
+        "ade_of_the_mean": float(_errors(_ensemble_mean(drawn, len(test)), test, seen).mean()),
+        "report": report.to_dict(),
+        **_bonds(case, drawn),
+    }
 
 
 def _bonds(case: Case, drawn: TrajectoryBatch) -> dict[str, Any]:

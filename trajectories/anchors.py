@@ -8,8 +8,7 @@ Anchors are centres of k-means of the next positions of each node, about its las
 its mean observed step points along the first axis; so they turn and shift with what is observed.
 
 References: Liao et al. 2025, "DiffusionDrive: Truncated diffusion model for end-to-end autonomous driving"; Mao et al.
-2023, "Leapfrog diffusion model for stochastic trajectory prediction" (late start). k-means for them is that of
-`trajectories.ensembles`.
+2023, "Leapfrog diffusion model for stochastic trajectory prediction" (late start). k-means for them is ours.
 """
 
 from __future__ import annotations
@@ -17,15 +16,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from trajectories.batch import TrajectoryBatch
-from trajectories.ensembles import kmeans
 from trajectories.generator import TrajectoryGenerator
 
 __all__ = ["Anchors"]
 
+_ROUNDS = 50
 _MOST_NODES = 20_000  # training futures that the centres are found from
 
 
@@ -76,7 +77,10 @@ class Anchors:
         if len(paths) < self.num_anchors:
             raise ValueError(f"{self.num_anchors} anchors need as many training nodes, got {len(paths)}.")
         paths = paths[torch.linspace(0, len(paths) - 1, min(len(paths), _MOST_NODES)).round().long()]
-        self.paths = kmeans(paths.flatten(1)[None], self.num_anchors)[0].reshape(self.num_anchors, *paths.shape[1:])
+        centres, _ = kmeans2(
+            paths.flatten(1).numpy(), self.num_anchors, iter=_ROUNDS, minit="++", rng=np.random.default_rng(0)
+        )
+        self.paths = torch.from_numpy(centres).reshape(self.num_anchors, *paths.shape[1:])
         return self
 
     def place(self, observed: TrajectoryBatch) -> TrajectoryBatch:

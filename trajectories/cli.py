@@ -79,6 +79,11 @@ def _length(parser: argparse.ArgumentParser, default: int, text: str) -> None:
     parser.add_argument("--num-frames", type=positive_int, default=default, metavar="F", help=text)
 
 
+def _representers(parser: argparse.ArgumentParser) -> None:
+    text = "instead of samples, forecasts about the possible futures of which the best is near"
+    parser.add_argument("--representers", action="store_true", help=text)
+
+
 def _generate_options(parser: argparse.ArgumentParser) -> None:
     _source(parser, "like", "systems whose nodes and features are used in turn")
     _length(parser, 20, "frames of a trajectory")
@@ -88,12 +93,14 @@ def _generate_options(parser: argparse.ArgumentParser) -> None:
 def _forecast_options(parser: argparse.ArgumentParser) -> None:
     _observed(parser)
     _length(parser, 20, "frames to add")
+    _representers(parser)
     _model_options(parser, 1)
 
 
 def _interpolate_options(parser: argparse.ArgumentParser) -> None:
     _source(parser, "frames", "all frames, of which some are known")
     parser.add_argument("--known", required=True, metavar="F,F,...", help="known frames; -1 is the last one")
+    _representers(parser)
     _model_options(parser, 1)
 
 

@@ -15,6 +15,7 @@ from scidiff import random
 from scidiff.checkpoint import Pretrained
 from scidiff.denoiser import Denoiser
 from scidiff.likelihood import log_prob
+from scidiff.noise import NoiseSource
 from scidiff.samplers import get_solver, sample
 from trajectories.bases import RandomBase
 from trajectories.batch import TrajectoryBatch
@@ -23,6 +24,7 @@ from trajectories.diffusion import System, arranged
 from trajectories.likelihood import log_prob_bound
 from trajectories.priors import Prior, get_prior
 from trajectories.process import TrajectorySpace
+from trajectories.quantizer import QuantizedSource
 from trajectories.starts import start_of
 from trajectories.tasks import known_mask
 
@@ -115,8 +117,9 @@ class TrajectoryGenerator(Pretrained):
                 functions that return one and are called with ``positions``, which turns a state into positions (B, N,
                 F, D) of all frames in the units of the data); ``condition`` (such as ``{"temperature": 300.0}``) and
                 ``guidance_scale`` (1: none); ``history_level`` (noise level of the given entries, for models trained
-                with ``TaskMix(history=...)``); ``seed`` (an int, or one per sample); ``device``; ``batch_size``
-                (samples at a time, 256); ``progress``.
+                with ``TaskMix(history=...)``); ``representers`` (True for ``num_samples`` forecasts that lie about the
+                possible futures so that the best of them is near, instead of samples, see `trajectories.quantizer`);
+                ``seed`` (an int, or one per sample); ``device``; ``batch_size`` (samples at a time, 256); ``progress``.
 
         Returns:
             The observed frames and, after them, the new ones.
@@ -281,6 +284,7 @@ class TrajectoryGenerator(Pretrained):
         condition: Mapping[str, Any] | None = None,
         guidance_scale: float = 1.0,
         history_level: float = 0.0,
+        representers: bool = False,
         seed: random.Seeds = 0,
         device: str | torch.device | None = None,
         batch_size: int = 256,
@@ -311,6 +315,10 @@ class TrajectoryGenerator(Pretrained):
         for start in range(0, len(rows), batch_size):
             part, own = rows[start : start + batch_size], seeds[start : start + batch_size]
             more = {"history": history_level, "condition": None if values is None else values[part]}
+            if representers:
+                places = torch.arange(start, start + len(part)) % num_samples
+                own = [seeds[start + row - place] for row, place in enumerate(places.tolist())]
+                more["representers"] = (places, num_samples)
             pos, nfe = self._draw(batch.index(part), given[part], own, level, block, options, **more)
             drawn.append(pos.to(batch.pos))
         meta = {"steps": steps, "nfe": nfe, "solver": str(options["solver"]), "num_samples": num_samples}
@@ -330,14 +338,18 @@ class TrajectoryGenerator(Pretrained):
         *,
         history: float,
         condition: Tensor | None,
+        representers: tuple[Tensor, int] | None = None,
     ) -> tuple[Tensor, int]:
         """Positions (B, N, F, D) of one chunk, and the number of evaluations."""
         system = self._arranged(batch, given)
         if condition is not None:
             system.cond["condition"] = condition.to(system.x_0)
         first, own = ([(s, i + word * _WORD) for s, i in seeds] for word in (block + 1, block))
+        source = NoiseSource(first, len(first), device=system.x_0.device)
+        if representers is not None:
+            source = QuantizedSource(first, *representers, device=system.x_0.device)
         how = {"steps": options["steps"], "level": level, "history": history}
-        start = start_of(self.denoiser.process, self.prior, *system.state(self.prior), first, **how)
+        start = start_of(self.denoiser.process, self.prior, *system.state(self.prior), source, **how)
         cond = start.cond
 
         def positions(state: Tensor) -> Tensor:

@@ -99,6 +99,7 @@ def _answer(options: argparse.Namespace, source: Path, run: Run) -> int:
     how = {"steps": options.steps, "solver": options.solver, "seed": options.seed, "progress": True}
     how |= {"device": resolve_device(options.device)}
     how |= {"condition": _conditions(options.condition), "guidance_scale": options.guidance_scale}
+    how |= {"representers": getattr(options, "representers", False)}
     if options.batch_size is not None:
         how["batch_size"] = options.batch_size
     start = time.perf_counter()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,7 +31,7 @@ def start_of(
     state: Tensor,
     x_1: Tensor | None,
     cond: dict[str, Tensor],
-    seeds: Sequence[tuple[int, int]],
+    source: NoiseSource,
     *,
     steps: int,
     level: float | None = None,
@@ -46,7 +45,7 @@ def start_of(
         state: State of `trajectories.diffusion.System.state` (B, F, N, D).
         x_1: Its endpoint, or None.
         cond: Its context.
-        seeds: Seed of each system.
+        source: Noise of the start.
         steps: Solver steps, for the grid that leads down from a level.
         level: Diffusion time to which the state is noised; None for pure noise at t = 1.
         history: Noise level of given entries, 0 for none.
@@ -54,7 +53,6 @@ def start_of(
     Raises:
         ValueError: If the model knows no such start.
     """
-    source = NoiseSource(seeds, len(seeds), device=state.device)
     if isinstance(prior, RandomBase):
         if level is not None or history:
             raise ValueError("models that start from a random base know neither refinement nor noisy histories.")
@@ -69,7 +67,7 @@ def start_of(
         init = process.prior(state, source, cond, x_1)
     else:
         eps = process.join(process.noise(process.split(state), source, cond))
-        t = torch.full((len(seeds),), level, device=state.device)
+        t = torch.full((len(state),), level, device=state.device)
         init, grid = process.perturb(state, t, eps, x_1=x_1, cond=cond)[0], _grid(process, level, steps)
     assert isinstance(init, Tensor)
     if history:
