@@ -11,7 +11,7 @@ from molecules.fragments import fixed_parts
 COUNT = 40
 
 
-@pytest.mark.parametrize(("name", "share"), [("qm9_implicit", 0.970), ("qm9_controlled", 0.982), ("qm9", 0.700)])
+@pytest.mark.parametrize(("name", "share"), [("qm9_implicit", 0.986), ("qm9_controlled", 0.982), ("qm9", 0.770)])
 def test_molecules_in_twenty_steps_are_valid(name, share):
     """The recorded share at 20 steps, four standard deviations down."""
     mols = MoleculeGenerator.from_pretrained(name).sample(COUNT, steps=20, seed=1)
@@ -28,9 +28,9 @@ def test_wishes_move_the_property():
 
 
 def test_given_parts_stay():
-    """Recorded at 50 steps: 95 % of molecules around furan are valid and hold it; here at 20, four deviations down."""
+    """Recorded at 50 steps: 98 % of molecules around furan are valid and hold it; here at 20, four deviations down."""
     generator, ring = MoleculeGenerator.from_pretrained("qm9_controlled"), embed_smiles("c1ccoc1")
     mols = generator.sample(COUNT, steps=20, fixed=ring, seed=1)
     part = fixed_parts(ring, None, 1, generator.spec)[0]
     assert all(deviation(record, part) < UNCHANGED for record in mols)
-    assert mols.valid_fraction >= 0.95 - 4 * (0.95 * 0.05 / COUNT) ** 0.5
+    assert mols.valid_fraction >= 0.98 - 4 * (0.98 * 0.02 / COUNT) ** 0.5
