@@ -113,6 +113,7 @@ PEOPLE = tuple(
     for how in (("best of 20 representers", {"representers": True}), ("best of 20 samples", {}))
 )
 CASES = (*PARTICLES, *MOLECULES, *PEOPLE)
+_KINDS = {(case.checkpoint, case.note) for case in CASES}
 ONE_FOR_ALL = Case("ethanol_all_tasks", MOLECULES[0].data, 10, 80, 1)
 SPECIALISTS = {"forecast": "ethanol", "interpolation": "ethanol_interpolation"}
 _KNOWN = {"forecast": list(range(10)), "interpolation": [*range(5), *range(-5, 0)]}
@@ -291,11 +292,13 @@ def _standard_error(values: np.ndarray) -> float:
 
 
 def _recorded(content: dict[str, Any]) -> dict[str, Any]:
-    """What was recorded before, with the rows of ``content`` in the place of theirs."""
+    """What was recorded before, with the rows of ``content`` in the place of theirs; models of no case are left out."""
     path = RESULTS / "trajectories.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     for part, rows in content.items():
         old = found.get(part, []) if isinstance(rows, list) else []
+        if part == "models":
+            old = [row for row in old if (row["checkpoint"], row["note"]) in _KINDS]
         new = {_place(row): row for row in rows} if isinstance(rows, list) else {}
         merged = [new.pop(_place(row), row) for row in old] + list(new.values())
         found[part] = sorted(merged, key=_order) if isinstance(rows, list) else rows

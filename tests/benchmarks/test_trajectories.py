@@ -53,9 +53,10 @@ def test_marks_follow_the_figures():
 
 
 def test_a_part_run_keeps_the_rest(tmp_path, monkeypatch):
-    """A row of the same model and note is replaced, others stay, in the order of the cases."""
+    """A row of the same model and note is replaced, other cases stay in their order, what is no case goes."""
     monkeypatch.setattr(trajectories, "RESULTS", tmp_path)
     old = {"machine": {}, "models": [row("ethanol", 0.3, "300 K"), row("charged", 0.2)], "steps": [{"checkpoint": "a"}]}
+    old["models"].append(row("ethanol", 0.2, "400 K"))
     (tmp_path / "trajectories.json").write_text(json.dumps(old))
     merged = trajectories._recorded({"machine": MACHINE, "models": [row("charged", 0.1), row("ethanol", 0.5, "500 K")]})
     shown = [(r["checkpoint"], r["note"], r["report"]["metrics"]["ade_mean"]["value"]) for r in merged["models"]]
