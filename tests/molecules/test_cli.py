@@ -150,7 +150,7 @@ def test_files_of_a_run_agree(run, checkpoint):
     assert len(entries) == len(read_xyz("a.xyz")) == int(printed["molecules"]) == 30
     assert 0 < len(valid) < 30
     assert printed["valid and connected"] == f"{len(valid) / 30:.1%}"
-    assert (printed["steps"], printed["nfe"]) == ("2", "5")  # two evaluations a step and the final one
+    assert (printed["steps"], printed["nfe"]) == ("2", "4")  # two, one for the last step (to t = 0), and the final one
     with open("a.smi", encoding="utf-8") as file:
         rows = [tuple(row) for row in csv.reader(file, delimiter=" ")]
     assert rows == [(entry.properties["smiles"], entry.title) for entry in valid]
