@@ -31,7 +31,7 @@ if it passes the strict verdict: valences, one fragment, sanitisation, no radica
 "Bonds within 25 %" is the share of valid molecules all of whose bonds lie within 25 % of the sum of covalent radii;
 "valid 3D" is the share of all molecules that are valid, with bonds at 0.75 to 1.30 and contacts above 1.0 of that sum.
 Novelty is against the training part of QM9. {processor}, {threads} thread(s), torch {torch}, {date}.
-Run `python -m benchmarks.molecules`; figures in `results/molecules.json`.
+Run `python -m benchmarks.molecules` (`-n` and `--steps` as in the table); figures in `results/molecules.json`.
 
 """
 
