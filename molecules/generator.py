@@ -116,8 +116,8 @@ class MoleculeGenerator(Pretrained):
                 RDKit molecule with a conformer or a record, for all or one per molecule. Two fragments in their
                 relative pose (``Chem.CombineMols(a, b)``) are linked; bonds to new atoms are sampled. A model trained
                 with ``fixed_share`` completes parts as it learnt; with others the part is only put back after every
-                step: of the molecules around a given ring 25 to 80 % are then valid, around small polar fragments
-                fewer. ``keep="valid"`` keeps those.
+                step: of the molecules around a ring or a fragment 12 to 91 % are then valid.
+                ``keep="valid"`` keeps those.
             fixed_atoms: Atoms of ``fixed`` to hold, by index; default all (a model without hydrogens drops those).
             seed: An int, or one per molecule; a molecule depends on its own seed only, not on ``batch_size``.
             device: Where to compute; default: where the weights are.

@@ -8,7 +8,8 @@ Anchors are centres of k-means of the next positions of each node, about its las
 its mean observed step points along the first axis; so they turn and shift with what is observed.
 
 References: Liao et al. 2025, "DiffusionDrive: Truncated diffusion model for end-to-end autonomous driving"; Mao et al.
-2023, "Leapfrog diffusion model for stochastic trajectory prediction" (late start). k-means for them is ours.
+2023, "Leapfrog diffusion model for stochastic trajectory prediction" (late start). That they
+come from k-means is our choice.
 """
 
 from __future__ import annotations

@@ -310,6 +310,11 @@ class TrajectoryGenerator(Pretrained):
         }
         if not 0 <= history_level < 1:
             raise ValueError(f"history_level must be in [0, 1), got {history_level}.")
+        if representers and num_samples == 1:
+            raise ValueError(
+                "representers are several forecasts of one system: ask forecast or interpolate for num_samples=20, "
+                "say; sample and rollout draw samples only."
+            )
         values = condition_values(self.denoiser.network, condition, len(batch)) if condition else None
         drawn, nfe = [], 0
         for start in range(0, len(rows), batch_size):

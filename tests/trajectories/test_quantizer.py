@@ -109,3 +109,10 @@ def test_forecasts(generator):
     torch.testing.assert_close(whole.pos[:3], one.pos, rtol=0, atol=1e-5)
     assert len(torch.unique(whole.pos[:3, 0, -1], dim=0)) == 3
     assert not torch.equal(whole.pos, generator.forecast(frames, **options).pos)
+    for refused in (
+        lambda: generator.forecast(frames, 3, representers=True),
+        lambda: generator.rollout(frames, 4, window=4, keep=2, num_samples=3, representers=True),
+        lambda: generator.sample(2, like=frames, representers=True),
+    ):
+        with pytest.raises(ValueError, match="several forecasts of one system"):
+            refused()
