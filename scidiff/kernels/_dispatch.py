@@ -38,7 +38,7 @@ _CPU: dict[str, tuple[str, ...]] = {
     "painn_message": ("numba", "torch"),
     "edge_mlp": ("numba", "chunked", "torch"),
     "softmax_gather_sum": ("numba", "torch"),
-    "neighbor_attention": ("dense", "torch"),
+    "neighbor_attention": ("numba", "dense", "torch"),
     "ponita_conv": ("numba", "torch"),
     "gather": ("torch", "numba"),  # on the CPU torch adds gradients in one order, and fast
     "segment_sum": ("numba", "torch"),
@@ -254,8 +254,10 @@ def _choose(
     skipped = [f"{asked}: {_no_body(op, asked)}"] if is_spared else []
     for body in _CPU[op] if device == "cpu" else _GPU.get(op, ("triton", "torch")):
         reason = "" if body == "torch" else refusal or _obstacle(op, device, graph, body, limit)
-        if body == "dense" and not reason:
+        if not reason and body == "dense":
             reason = _wasteful(graph)
+        if not reason and (op, body) == ("neighbor_attention", "numba"):
+            reason = _better_dense(graph)
         if not reason:
             return _note(op, device, body, "; ".join(skipped) or "first choice")
         skipped.append(f"{body}: {reason}")
@@ -315,6 +317,12 @@ def _wasteful(graph: NeighborList) -> str:
     if pairs <= 1.5 * (graph.num_edges + graph.num_nodes):
         return ""
     return f"padding to the largest graph would make {pairs} pairs of {graph.num_edges}"
+
+
+def _better_dense(graph: NeighborList) -> str:
+    """Attention row by row beats products of matrices up to some two dozen nodes, and where most pairs are no edges."""
+    is_small = graph.max_nodes <= 24
+    return "" if is_small or not isinstance(graph, FullGraph) or _wasteful(graph) else "matrices are faster"
 
 
 @_constant

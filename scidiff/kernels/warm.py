@@ -12,7 +12,7 @@ from scidiff.kernels.basis import BesselBasis, CosineCutoff
 from scidiff.kernels.edge_network import edge_mlp
 from scidiff.kernels.full import full_graph
 from scidiff.kernels.graph import NeighborList
-from scidiff.kernels.messages import cfconv, painn_message, ponita_conv, softmax_gather_sum
+from scidiff.kernels.messages import cfconv, neighbor_attention, painn_message, ponita_conv, softmax_gather_sum
 from scidiff.kernels.neighbors import knn_graph, radius_graph
 from scidiff.kernels.segments import (
     edge_dot,
@@ -25,7 +25,7 @@ from scidiff.kernels.segments import (
 
 __all__ = ["Bodies", "compile_bodies", "compiled_bodies", "threading_layer"]
 
-_MODULES = ("_threads", "activations", "attention", "edge_mlp", "gms", "graph", "painn", "segment")
+_MODULES = ("_threads", "activations", "attention", "edge_mlp", "gms", "graph", "lanes", "painn", "segment")
 
 
 class Bodies(NamedTuple):
@@ -88,10 +88,11 @@ def _run(dtype: torch.dtype) -> None:
         return torch.rand(*shape, generator=generator, dtype=dtype).add_(0.5).requires_grad_()
 
     for g in (full, NeighborList.from_edge_index(full.edge_index, n)):  # 32-bit and 64-bit indices where they differ
-        x, w, dist, unit, v = draw(n, f), draw(e, f), draw(e), draw(e, 3), draw(n, f, 3)
+        x, w, dist, unit, v, q = draw(n, f), draw(e, f), draw(e), draw(e, 3), draw(n, f, 3), draw(n, 8, 16)
         outs = [gather_multiply_sum(x, w, g), weighted_sum(x, dist, g), edge_dot(x, x, g)]
         outs += [softmax_gather_sum(w, x, g), cfconv(x, dist, draw(8, f), draw(f), g, basis, cutoff)]
         outs += painn_message(draw(n, 3 * f), v, dist, unit, draw(8, 3 * f), draw(3 * f), g, basis, cutoff)
+        outs += [neighbor_attention(q, q, q, g, draw(e, 8))[0]]
         outs += [segment_sum(w, g), segment_max(w, g), segment_softmax(w, g)]
         network = {"wd": draw(f), "W2": draw(f, f), "b2": draw(f), "gate": (draw(f), draw(1)[0]), "coord": draw(f)}
         outs += [edge_mlp(x, x, g, d2=dist, vec=unit, **network).h]

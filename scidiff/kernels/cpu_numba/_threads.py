@@ -49,9 +49,16 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_mark_forked)
 
 
-def compiled(*, parallel: bool = False, fastmath: set[str] | bool = False) -> Callable[[Callable], Any]:
-    """Decorator: ``numba.njit`` without the GIL, cached on disk where there is a place for it."""
+def compiled(
+    *, parallel: bool = False, fastmath: set[str] | bool = False, inline: str = "never"
+) -> Callable[[Callable], Any]:
+    """Decorator: ``numba.njit`` without the GIL, cached on disk where there is a place for it.
+
+    A function that is called with slices counts their references, which takes longer than a row of channels: those
+    called for each edge are put into their callers with ``inline="always"``.
+    """
     options: dict[str, Any] = {"nogil": True, "parallel": parallel, "fastmath": fastmath, "error_model": "numpy"}
+    options["inline"] = inline
 
     def decorate(function: Callable) -> Any:
         try:

@@ -12,6 +12,7 @@ from numba import prange
 from torch import Tensor
 
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, part_count, part_rows
+from scidiff.kernels.cpu_numba.lanes import head_dots, head_sums
 
 __all__ = ["edge_dot", "edge_product", "gms", "weighted_sum"]
 
@@ -137,19 +138,9 @@ def _product_parallel(g, x, source, target, out):  # type: ignore
 
 @compiled(fastmath=SUMS)
 def _weighted_rows(x, a, source, ptr, out, first, last):  # type: ignore
-    heads = a.shape[1]
-    size = x.shape[1] // heads
-    total = np.empty(x.shape[1], x.dtype)
+    ones = np.ones(a.shape[1], x.dtype)
     for i in range(first, last):
-        total[:] = 0
-        for e in range(ptr[i], ptr[i + 1]):
-            features = x[source[e]]
-            for h in range(heads):
-                weight = a[e, h]
-                block, part = total[h * size : (h + 1) * size], features[h * size : (h + 1) * size]
-                for f in range(size):
-                    block[f] += weight * part[f]
-        out[i] = total
+        head_sums(out[i], ones, a[ptr[i] : ptr[i + 1]], x, source[ptr[i] : ptr[i + 1]])
 
 
 @compiled(fastmath=SUMS)
@@ -165,16 +156,8 @@ def _weighted_parallel(x, a, source, ptr, out, parts):  # type: ignore
 
 @compiled(fastmath=SUMS)
 def _dot_rows(a, b, source, target, out, first, last):  # type: ignore
-    heads = out.shape[1]
-    size, zero = a.shape[1] // heads, a.dtype.type(0)
     for e in range(first, last):
-        left, right = a[target[e]], b[source[e]]
-        for h in range(heads):
-            total = zero
-            block, part = left[h * size : (h + 1) * size], right[h * size : (h + 1) * size]
-            for f in range(size):
-                total += block[f] * part[f]
-            out[e, h] = total
+        head_dots(out[e], a[target[e]], b[source[e]])
 
 
 @compiled(fastmath=SUMS)

@@ -142,17 +142,30 @@ def test_named_backend_that_cannot_run_says_why(monkeypatch):
 
 def test_a_context_spares_operations_without_such_a_body():
     """A network has many operations: those that have the body asked for take it, the others say what they took."""
-    q, v, full = normal(N, 2, 3), normal(E, F), K.full_graph(torch.tensor([0, N]))
-    with K.use_backend("numba"):
-        K.neighbor_attention(q, q, q, full)
-        K.segment_sum(v, GRAPH)
-    assert (last("neighbor_attention")["backend"], last("segment_sum")["backend"]) == ("dense", "numba")
-    assert last("neighbor_attention")["reason"] == "numba: this operation has the bodies dense, torch and triton"
-    assert last("segment_sum")["reason"] == "asked for"
-    with pytest.raises(ValueError, match="cannot run neighbor_attention: this operation has the bodies"):
-        K.neighbor_attention(q, q, q, full, backend="numba")
+    q, x, w = normal(N, 2, 3), normal(N, F), normal(E, F)
     with K.use_backend("chunked"):
-        assert torch.equal(K.segment_sum(v, GRAPH), K.segment_sum(v, GRAPH, backend="numba"))
+        K.neighbor_attention(q, q, q, GRAPH)
+        K.gather_multiply_sum(x, w, GRAPH)
+        assert torch.equal(K.segment_sum(w, GRAPH), K.segment_sum(w, GRAPH, backend="numba"))
+    assert (last("neighbor_attention")["backend"], last("gather_multiply_sum")["backend"]) == ("numba", "chunked")
+    assert (
+        last("neighbor_attention")["reason"] == "chunked: this operation has the bodies numba, dense, torch and triton"
+    )
+    assert last("gather_multiply_sum")["reason"] == "asked for"
+    with pytest.raises(ValueError, match="cannot run neighbor_attention: this operation has the bodies"):
+        K.neighbor_attention(q, q, q, GRAPH, backend="chunked")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "body"), [((18, 18), "numba"), ((24,), "numba"), ((25,), "dense"), ((60, 9), "numba")]
+)
+def test_attention_takes_matrices_for_large_full_graphs(sizes, body):
+    """Not where padding would waste more than half."""
+    q, starts = normal(sum(sizes), 2, 3), torch.tensor([0, *sizes]).cumsum(0)
+    K.neighbor_attention(q, q, q, K.full_graph(starts))
+    assert last("neighbor_attention")["backend"] == body
+    K.neighbor_attention(q, q, q, K.full_graph(starts).edge_index)
+    assert last("neighbor_attention")["backend"] == "numba"
 
 
 def test_width_that_triton_cannot_hold(monkeypatch):

@@ -59,6 +59,10 @@ CASES = {
         lambda q, k, v, b, u, **kw: K.neighbor_attention(q, k, v, FULL, b, u, **kw),
         *((8, 2, 3), (8, 2, 3), (8, 2, 2), (FULL.num_edges, 2), (8, 2, 2, 3)),
     ),
+    "neighbor_attention sparse": case(
+        lambda q, k, v, u, **kw: K.neighbor_attention(q, k, v, GRAPH, None, u, **kw),
+        *((N, 2, 3), (N, 2, 3), (N, 2, 2), (N, 2, 2, 3)),
+    ),
     "gather": case(lambda x, **kw: K.gather(x, GRAPH, **kw), (N, F)),
     "gather target": case(lambda x, **kw: K.gather(x, GRAPH, "target", **kw), (N, F)),
     "segment_sum": case(lambda v, **kw: K.segment_sum(v, GRAPH, num_nodes=N, **kw), (E, F)),
@@ -70,9 +74,9 @@ CASES = {
         *((N, 3, 2), (E, 3, 4), (4, 2), (3, 3, 2), (2,)),
     ),
 }
-OTHER = {"edge_mlp": ["numba", "chunked"], "neighbor_attention": ["dense"]}
+OTHER = {"edge_mlp": ["numba", "chunked"]}
 OTHER |= {op: ["numba", "chunked"] for op in ("gather_multiply_sum", "weighted_sum", "edge_dot")}
-BODIES = [("weighted_sum full", "dense")]
+BODIES = [("weighted_sum full", "dense"), ("neighbor_attention", "dense")]
 BODIES += [(op, body) for op in CASES for body in OTHER.get(op.split()[0], ["numba"])]
 
 
