@@ -158,9 +158,11 @@ def _rows(case: str, methods: dict[str, Callable], equal: dict[str, bool], round
     for round_ in range(rounds + 2):
         for name, method in methods.items():
             start = time.perf_counter()
-            method()
+            result = method()
+            elapsed = 1e3 * (time.perf_counter() - start)
             if round_ >= 2:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(elapsed)
+            del result  # outside of its time
     spread = {name: statistics.quantiles(values, n=4) for name, values in times.items()}
     ours = spread["ours"]
     return [
