@@ -7,6 +7,7 @@ on CUDA devices (radius lists of small open graphs by brute force).
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from scidiff.kernels.search import Search, lattice_vector, prepare, squared_dist
 __all__ = ["knn_graph", "radius_graph"]
 
 _BODIES = ("auto", "numba", "scipy", "torch", "triton", "interpret")
+_FLOATS = (torch.float32, torch.float64)
 _SMALL = 400
 """Points of a graph up to which dense torch is faster than a k-d tree, and Triton compares all pairs."""
 
@@ -67,6 +69,9 @@ def radius_graph(
         raise ValueError(f'on_overflow must be "error" or "nearest", got {on_overflow!r}.')
     if max_edges is not None and cell is None and max_neighbors is None and _is_static(pos, backend):
         return _fixed(pos, cutoff, batch, batch_ptr, max_edges, max_nodes or pos.shape[0], loop)
+    has_options = any(option is not None for option in (cell, pbc, max_neighbors, max_edges))
+    if not has_options and (result := _small(pos, cutoff, batch, batch_ptr, loop, backend)) is not None:
+        return result
     starts, perm = _graphs(pos, batch, batch_ptr, _rows_of(cutoff, 0), _rows_of(cell, 2))
     num_graphs = starts.shape[0] - 1
     cutoffs = _cutoffs(cutoff, num_graphs, pos.device)
@@ -133,6 +138,38 @@ def knn_graph(
     return NeighborList(source, ptr, pos.shape[0], starts, max_nodes=search.max_nodes, built_at=built_at)
 
 
+def _small(
+    pos: Tensor,
+    cutoff: float | Tensor,
+    batch: Tensor | None,
+    batch_ptr: Tensor | None,
+    loop: bool,
+    backend: str | None,
+) -> NeighborList | None:
+    """The list of small open graphs by one call of numba, or None: the long way finds it, or says what is wrong."""
+    name, num_nodes = _name(pos.device, backend), pos.shape[0]
+    if name not in ("auto", "numba") or order.numba_missing() or _dispatch.transforms_active():
+        return None
+    graphs = batch_ptr if batch is None else batch
+    is_plain = graphs is None or (graphs.is_cpu and graphs.ndim == 1 and graphs.dtype == torch.int64)
+    if not is_plain or not pos.is_cpu or pos.dtype not in _FLOATS:
+        return None
+    if not isinstance(cutoff, (int, float)) or not cutoff > 0:
+        return None
+    if batch is not None:
+        starts = search_numba.graph_starts(batch)
+    else:
+        starts = torch.tensor([0, num_nodes]) if batch_ptr is None else batch_ptr
+    x = pos.detach()
+    largest, ptr, pairs = search_numba.small_edges(starts, x, np.array([cutoff], np.float64), loop)
+    if ptr.shape[0] == 0:
+        return None
+    _dispatch._note("radius_graph", "cpu", "numba", "the first that can run" if name == "auto" else "asked for")
+    result = NeighborList(pairs[0], ptr, num_nodes, starts, symmetric=True, max_nodes=largest, built_at=x.clone())
+    result.keep_edges(pairs)
+    return result
+
+
 def _radius_edges(
     search: Search, loop: bool, backend: str | None
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
@@ -155,14 +192,7 @@ def _is_static(pos: Tensor, backend: str | None) -> bool:
 
 def _body(op: str, search: Search, backend: str | None) -> str:
     """Body that runs: asked for here, or by `use_backend` where it names a body of lists, or the fastest."""
-    device = search.x.device.type
-    if backend is not None and backend not in _BODIES:
-        raise ValueError(f"backend must be one of {', '.join(_BODIES)}, got {backend!r}.")
-    name = backend or _dispatch._asked(None)
-    if name not in _BODIES or (backend is None and name == "numba" and device != "cpu"):
-        name = "auto"
-    if name in ("numba", "scipy") and device != "cpu":
-        raise ValueError(f"backend {name!r} runs on the CPU only, got coordinates on {search.x.device}.")
+    device, name = search.x.device.type, _name(search.x.device, backend)
     if name == "numba" and (reason := order.numba_missing()):
         raise ValueError(f"backend 'numba' cannot run {op}: {reason}. Use backend='torch', or repair numba.")
     if name in ("triton", "interpret") and (reason := _no_triton(op, search, name)):
@@ -181,6 +211,18 @@ def _body(op: str, search: Search, backend: str | None) -> str:
         return _dispatch._note(op, device, "numba", "the first that can run")
     is_large = search.max_nodes > _SMALL and bool(search.cutoff.isfinite().all() or op == "knn_graph")
     return _dispatch._note(op, device, "scipy" if is_large else "torch", f"numba: {reason}")
+
+
+def _name(device: torch.device, backend: str | None) -> str:
+    """Body asked for, here or by `use_backend` where it names a body of lists, or ``"auto"``."""
+    if backend is not None and backend not in _BODIES:
+        raise ValueError(f"backend must be one of {', '.join(_BODIES)}, got {backend!r}.")
+    name = backend or _dispatch._asked(None)
+    if name not in _BODIES or (backend is None and name == "numba" and device.type != "cpu"):
+        name = "auto"
+    if name in ("numba", "scipy") and device.type != "cpu":
+        raise ValueError(f"backend {name!r} runs on the CPU only, got coordinates on {device}.")
+    return name
 
 
 def _no_triton(op: str, search: Search, body: str) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from scidiff.kernels.search import Grid, Search, make_grid
 
-__all__ = ["nearest_edges", "radius_edges", "transpose"]
+__all__ = ["graph_starts", "nearest_edges", "radius_edges", "small_edges", "transpose"]
 
 _DIVIDED = 400
 """Points of a graph from which cells pay."""
@@ -25,31 +25,26 @@ def radius_edges(search: Search, loop: bool) -> tuple[Tensor, Tensor, Tensor | N
     Images are None if open, and pairs (2, E) where the body does not write them.
     """
     if search.cell is None and search.max_nodes <= _DIVIDED:
-        return _brute(search, loop)
+        _, ptr, pairs = small_edges(search.starts, search.x, search.cutoff.numpy(), loop)
+        return pairs[0], ptr, None, pairs
     return *_by_cells(search, loop), None
 
 
-def _brute(search: Search, loop: bool) -> tuple[Tensor, Tensor, None, Tensor]:
-    from scidiff.kernels.cpu_numba import graph as bodies
-    from scidiff.kernels.cpu_numba._threads import thread_count
+def small_edges(starts: Tensor, x: Tensor, cutoff: np.ndarray, loop: bool) -> tuple[int, Tensor, Tensor]:
+    """Points of the largest graph, row pointers and pairs (2, E) by brute force, with one cutoff or one a graph.
 
-    starts, x = search.starts.numpy(), np.ascontiguousarray(search.x.numpy().T)
-    candidates = np.concatenate([starts[:1], np.cumsum(np.diff(starts) ** 2)])
-    points = starts, x, (search.cutoff * search.cutoff).numpy(), loop
-    threads, graphs = thread_count(2.0 * candidates[-1]), len(search.sizes)
-    chunks = starts if threads == 1 else _chunks(candidates, 0, graphs, 4 * threads)
-    degree = torch.empty(x.shape[1], dtype=torch.int64)
-    if threads == 1:
-        bodies.brute_count(0, graphs, *points, degree.numpy())
-    else:
-        _parallel(bodies.brute_count_parallel, threads, chunks, *points, degree.numpy())
-    ptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
-    pairs = torch.empty(2, int(ptr[-1]), dtype=torch.int64)
-    if threads == 1:
-        bodies.brute_fill(0, graphs, *points, ptr.numpy(), pairs.numpy())
-    else:
-        _parallel(bodies.brute_fill_parallel, threads, chunks, *points, ptr.numpy(), pairs.numpy())
-    return pairs[0], ptr, None, pairs
+    The first is -1 for bad input, and then, or where cells pay, the rest is empty.
+    """
+    from scidiff.kernels.cpu_numba.brute import radius_edges
+
+    return radius_edges(starts, x, cutoff, loop, _DIVIDED)
+
+
+def graph_starts(batch: Tensor) -> Tensor:
+    """First point of each graph, and N, int64 (G + 1,); empty if the graphs of the points do not ascend from 0 on."""
+    from scidiff.kernels.cpu_numba import brute as bodies
+
+    return torch.from_numpy(bodies.graph_starts(batch.contiguous().numpy()))
 
 
 def _by_cells(search: Search, loop: bool) -> tuple[Tensor, Tensor, Tensor | None]:

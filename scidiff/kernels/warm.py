@@ -25,7 +25,7 @@ from scidiff.kernels.segments import (
 
 __all__ = ["Bodies", "compile_bodies", "compiled_bodies", "threading_layer"]
 
-_MODULES = ("_threads", "activations", "attention", "edge_mlp", "gms", "graph", "lanes", "painn", "segment")
+_MODULES = ("_threads", "activations", "attention", "brute", "edge_mlp", "gms", "graph", "lanes", "painn", "segment")
 
 
 class Bodies(NamedTuple):
@@ -110,6 +110,7 @@ def _search() -> None:
         pos = torch.rand(count, 3, generator=generator, dtype=torch.float64) * side
         starts = torch.tensor([0, count // 2, count])
         radius_graph(pos, 3.0, batch_ptr=starts, backend="numba")
+        radius_graph(pos.float(), 3.0, torch.arange(2).repeat_interleave(count // 2), backend="numba")
         radius_graph(pos, 3.0, cell=torch.eye(3, dtype=torch.float64) * side, backend="numba")
         radius_graph(pos, 3.0, backend="numba")  # one graph
         knn_graph(pos, 4, backend="numba")

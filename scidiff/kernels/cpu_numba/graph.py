@@ -1,8 +1,7 @@
-"""Neighbour searches and transposes in numba: one owner a row, the same arithmetic as the torch bodies, no liberties.
+"""Neighbour searches by cells and transposes in numba: one owner a row, arithmetic of the torch bodies.
 
-Small graphs count their pairs and then write them. The cells of large ones write the neighbours of their rows one after
-another into room for all candidates; `unpack` then moves them together. A key is ``source * 2^bits + image number``, so
-that ascending keys are the canonical order.
+Cells write the neighbours of their rows one after another into room for all candidates; `unpack` then moves them
+together. A key is ``source * 2^bits + image number``, so that ascending keys are the canonical order.
 """
 
 from __future__ import annotations
@@ -16,10 +15,6 @@ from scidiff.kernels.cpu_numba._threads import compiled
 
 __all__ = [
     "Cells",
-    "brute_count",
-    "brute_count_parallel",
-    "brute_fill",
-    "brute_fill_parallel",
     "cell_parallel",
     "cell_rows",
     "count_candidates",
@@ -66,61 +61,6 @@ def counting_sort(values, ptr, order):
         v = values[e]
         order[heads[v]] = e
         heads[v] += 1
-
-
-@compiled()
-def brute_count(first, last, starts, x, cutoff2, loop, degree):
-    """Number of neighbours of the points of the graphs ``first`` to ``last`` among all of their graph; x is (3, N)."""
-    for g in range(first, last):
-        a, b = starts[g], starts[g + 1]
-        px, py, pz = x[0, a:b], x[1, a:b], x[2, a:b]
-        own = 0 if loop else 1  # a point is within any cutoff of itself
-        for i in range(b - a):
-            xi, yi, zi = px[i], py[i], pz[i]
-            count = 0
-            for j in range(px.shape[0]):
-                dx, dy, dz = px[j] - xi, py[j] - yi, pz[j] - zi
-                count += dx * dx + dy * dy + dz * dz <= cutoff2[g]
-            degree[a + i] = count - own
-
-
-@compiled(parallel=True)
-def brute_count_parallel(chunks, starts, x, cutoff2, loop, degree):
-    """`brute_count` for chunks of graphs at once."""
-    for c in numba.prange(chunks.shape[0] - 1):
-        brute_count(chunks[c], chunks[c + 1], starts, x, cutoff2, loop, degree)
-
-
-@compiled()
-def brute_fill(first, last, starts, x, cutoff2, loop, ptr, pairs):
-    """Sources and targets (2, E) of the pairs that `brute_count` has counted."""
-    near = np.empty(x.shape[1], dtype=np.int64)
-    distance2 = np.empty(x.shape[1], dtype=np.float64)
-    for g in range(first, last):
-        a, b = starts[g], starts[g + 1]
-        px, py, pz = x[0, a:b], x[1, a:b], x[2, a:b]
-        for i in range(b - a):
-            xi, yi, zi = px[i], py[i], pz[i]
-            own = -1 if loop else i
-            for j in range(px.shape[0]):
-                dx, dy, dz = px[j] - xi, py[j] - yi, pz[j] - zi
-                distance2[j] = dx * dx + dy * dy + dz * dz
-            k = 0
-            for j in range(px.shape[0]):
-                near[k] = a + j
-                k += (distance2[j] <= cutoff2[g]) & (j != own)
-            source, target = pairs[0, ptr[a + i] : ptr[a + i + 1]], pairs[1, ptr[a + i] : ptr[a + i + 1]]
-            for e in range(source.shape[0]):
-                source[e] = near[e]
-            for e in range(target.shape[0]):
-                target[e] = a + i
-
-
-@compiled(parallel=True)
-def brute_fill_parallel(chunks, starts, x, cutoff2, loop, ptr, pairs):
-    """`brute_fill` for chunks of graphs at once."""
-    for c in numba.prange(chunks.shape[0] - 1):
-        brute_fill(chunks[c], chunks[c + 1], starts, x, cutoff2, loop, ptr, pairs)
 
 
 @compiled()
