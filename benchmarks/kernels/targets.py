@@ -33,9 +33,9 @@ _GMS_TRAINING = (
     "temporaries stay in the process."
 )
 _GMS_TORCH = (
-    "Each message is gathered, multiplied and added by a call of torch of its own, three passes instead of one, as in "
-    "PyG, but in pieces that stay in the cache. PyG's time at q64 is 1.4 or 4 to 5 ms, as its temporaries stay in the "
-    "process or are mapped anew."
+    "Messages are gathered, multiplied and added by calls of torch of their own, three passes instead of one (two on "
+    "small full graphs of one size, where the gather is a view), but in pieces that stay in the cache. PyG takes 1.4 or "
+    "4 to 6 ms at q64 as its temporaries stay in the process or are mapped anew, and this .7 or 1.4 with them."
 )
 _WEIGHTED = (
     "The product of small matrices, the matrices of weights, and checks with the choice of a body take a third of the "

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from scidiff.kernels.full import FullGraph
 from scidiff.kernels.graph import NeighborList
 
-__all__ = ["neighbor_attention", "weighted_sum"]
+__all__ = ["is_even", "neighbor_attention", "weighted_sum"]
 
 
 def weighted_sum(x: Tensor, a: Tensor, graph: NeighborList) -> Tensor:
@@ -28,7 +29,7 @@ def neighbor_attention(
     heads, width = q.shape[1:]
     bias = q.new_zeros(graph.num_edges, heads) if bias is None else bias
     lowest = torch.finfo(q.dtype).min  # of pairs that are no edges; finite, so that rows without edges are no NaN
-    if v_vec is None and _is_even(graph) and not _needs_grad(q, k, v, bias):
+    if v_vec is None and is_even(graph) and not _needs_grad(q, k, v, bias):
         queries, keys, values = (t.unflatten(0, (graph.num_graphs, -1)).transpose(1, 2) for t in (q, k, v))
         mask = _square(graph, bias, lowest).unflatten(0, (graph.num_graphs, heads))
         out = F.scaled_dot_product_attention(queries, keys, values, mask)
@@ -61,10 +62,11 @@ class _Softmax(torch.autograd.Function):
         return weighted - p * weighted.sum(-1, keepdim=True)
 
 
-def _is_even(graph: NeighborList) -> bool:
+def is_even(graph: NeighborList) -> bool:
     """Whether all graphs have the same size, at least 2, and every pair but (i, i) is an edge."""
     size = graph.max_nodes
-    return size > 1 and graph.num_edges == graph.num_graphs * size * (size - 1) and graph.kind == "full"
+    is_full = isinstance(graph, FullGraph) and graph.kind == "full"
+    return is_full and size > 1 and graph.num_edges == graph.num_graphs * size * (size - 1)
 
 
 def _needs_grad(*tensors: Tensor) -> bool:
@@ -74,7 +76,7 @@ def _needs_grad(*tensors: Tensor) -> bool:
 def _square(graph: NeighborList, values: Tensor, other: float) -> Tensor:
     """Values of edges (E, H) as matrices (G H, n, n) with one row a target; ``other`` where there is no edge."""
     num, size, heads = graph.num_graphs, graph.max_nodes, values.shape[1]
-    if _is_even(graph):
+    if is_even(graph):
         # without its first entry, a flat matrix is n - 1 rows of n pairs and the next entry of the diagonal
         cells = values.new_full((num * heads, size * size), other)
         pairs = values.view(num, size - 1, size, heads).permute(0, 3, 1, 2)

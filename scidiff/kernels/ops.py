@@ -2,7 +2,7 @@ r"""Operations registered with torch (namespace ``scidiff::``): schema, shapes a
 
 An operation selects no backend: ``body`` names the package that holds its function, and the same function is written
 once in each (``numba``: `scidiff.kernels.cpu_numba`, ``triton`` and ``interpret``: `scidiff.kernels.triton`,
-``chunked``: `scidiff.kernels.chunked`).
+``chunked``: `scidiff.kernels.chunked`, and `scidiff.kernels.even` for full graphs of one size).
 
 Contract of bodies. A body is one plain function of tensors for each operation and pass, without autograd: contiguous
 inputs of one floating dtype (float32 or float64; bfloat16 and float16 for node features on CUDA), integer indices
@@ -91,7 +91,7 @@ def body_function(body: str, name: str) -> Callable[..., Any]:
         NotImplementedError: If this body has no such function.
     """
     if (body, name) not in _loaded:
-        module = "chunked" if body == "chunked" else f"{_PACKAGES[body]}.{_MODULES[name]}"
+        module = body if body in ("chunked", "even") else f"{_PACKAGES[body]}.{_MODULES[name]}"
         try:
             _loaded[body, name] = getattr(importlib.import_module(f"scidiff.kernels.{module}"), name)
         except (AttributeError, ModuleNotFoundError) as error:
