@@ -139,12 +139,7 @@ def knn_graph(
 
 
 def _small(
-    pos: Tensor,
-    cutoff: float | Tensor,
-    batch: Tensor | None,
-    batch_ptr: Tensor | None,
-    loop: bool,
-    backend: str | None,
+    pos: Tensor, cutoff: float | Tensor, batch: Tensor | None, batch_ptr: Tensor | None, loop: bool, backend: str | None
 ) -> NeighborList | None:
     """The list of small open graphs by one call of numba, or None: the long way finds it, or says what is wrong."""
     name, num_nodes = _name(pos.device, backend), pos.shape[0]

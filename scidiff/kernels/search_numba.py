@@ -12,8 +12,8 @@ from scidiff.kernels.search import Grid, Search, make_grid
 
 __all__ = ["graph_starts", "nearest_edges", "radius_edges", "small_edges", "transpose"]
 
-_DIVIDED = 400
-"""Points of a graph from which cells pay."""
+_DIVIDED = 1000
+"""Points of a graph up to which all comparisons take less time than setting up cells."""
 
 _BLOCK = 1 << 26
 """Room for candidates, in keys, that one call may ask for."""

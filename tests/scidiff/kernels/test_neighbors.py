@@ -150,12 +150,12 @@ def test_a_single_atom_sees_its_images(body):
 @pytest.mark.parametrize("body", BODIES)
 def test_huge_coordinates_and_collinear_points(body):
     """Cells of a wide graph are few, whatever its extent; duplicates and points on a line are ordinary."""
-    line = torch.zeros(900, 3, dtype=torch.float64)
-    line[:, 0] = torch.arange(900) * 1.0
+    line = torch.zeros(1800, 3, dtype=torch.float64)
+    line[:, 0] = torch.arange(1800) * 1.0
     line[450:, 0] += 1e8
     line[-1, 0] = 1e15
     g = radius_graph(line, 1.0, backend=body)
-    chain = [(i, j) for i in range(899) for j in (i - 1, i + 1) if 0 <= j < 899 and (i < 450) == (j < 450)]
+    chain = [(i, j) for i in range(1799) for j in (i - 1, i + 1) if 0 <= j < 1799 and (i < 450) == (j < 450)]
     assert edges(g) == chain
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from scidiff.kernels import radius_graph, report
+from scidiff.kernels import radius_graph, report, search_numba
 from scidiff.kernels.cpu_numba import _threads, brute
 
 SIZES = (9, 0, 1, 7, 8, 400, 63, 0, 64, 65, 1, 129, 18, 0)
@@ -109,6 +109,16 @@ def test_the_short_way_gives_the_list_of_the_long_one(pos, dtype, graphs):
         assert not ours.requires_grad, name
     assert (g.max_nodes, g.symmetric, g.shifts) == (400, True, None)
     assert (other.max_nodes, other.symmetric) == (400, True)
+
+
+@pytest.mark.parametrize("extra", [0, 1], ids=["brute", "cells"])
+def test_brute_force_and_cells_agree_where_they_meet(extra):
+    count = search_numba._DIVIDED + extra
+    pos = torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) * 15
+    g = radius_graph(pos, 2.0).validate()
+    delta = pos.double()[None] - pos.double()[:, None]
+    close = (delta.square().sum(-1) <= 4.0) & ~torch.eye(count, dtype=torch.bool)
+    assert torch.equal(g.edge_index.flip(0).T, close.nonzero())
 
 
 def test_each_graph_may_have_its_cutoff(pos):
