@@ -35,7 +35,7 @@ _GMS_TRAINING = (
 _GMS_TORCH = (
     "Messages are gathered, multiplied and added by calls of torch of their own, three passes instead of one (two on "
     "small full graphs of one size, where the gather is a view), but in pieces that stay in the cache. PyG takes 1.4 "
-    "or 4 to 6 ms at q64 as its temporaries stay in the process or are mapped anew, and this .7 or 1.4 with them."
+    "or 4 to 6 ms at q64 as its temporaries stay in the process or are mapped anew, and this .9 or 1.4 with them."
 )
 _WEIGHTED = (
     "The product of small matrices, the matrices of weights, and checks with the choice of a body take a third of the "
