@@ -14,6 +14,7 @@ has one owner and sums run over ascending edges. Vectors are (N, 3, F). In the m
 
     gms        gms(x (N,F), w (E,F), source, ptr, edge=None) -> (N,F)               sum_e x_source w_e
                edge_product(g (N,F), x (N,F), source, target) -> (E,F)              g_target x_source
+               gms_backward(g, x, w, t_ptr, t_target, t_edge) -> dx, dw            both at once, numba only
                weighted_sum(x (N,F), a (E,H), source, ptr, edge=None) -> (N,F)
                edge_dot(a (N,F), b (N,F), source, target, heads) -> (E,H)           a_target . b_source
     painn      cfconv(x, dist, W, bias, source, ptr, target, radial) -> (N,F)
@@ -49,6 +50,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scidiff.kernels import ref
@@ -59,6 +61,7 @@ __all__ = ["GRAPH", "body_function", "contiguous", "edge_dot", "edge_product", "
 _MODULES = {
     "gms": "gms",
     "edge_product": "gms",
+    "gms_backward": "gms",
     "weighted_sum": "gms",
     "edge_dot": "gms",
     "cfconv": "painn",
@@ -117,6 +120,17 @@ def gms(x, w, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  
 @gms.register_fake
 def _(x, w, source, ptr, target, t_ptr, t_target, t_edge, transposed, body):  # type: ignore
     return x.new_empty((ptr.shape[0] - 1, x.shape[1]))
+
+
+@registered("gms_backward", f"(Tensor g, Tensor x, Tensor w, {GRAPH}, str body) -> (Tensor, Tensor)")
+def gms_backward(g, x, w, source, ptr, target, t_ptr, t_target, t_edge, body):  # type: ignore
+    """dx and dw of `gms` at once, for a backward pass that is not differentiated."""
+    return body_function(body, "gms_backward")(*contiguous(g, x, w), t_ptr, t_target, t_edge)
+
+
+@gms_backward.register_fake
+def _(g, x, w, *rest):  # type: ignore
+    return x.new_empty(x.shape), w.new_empty(w.shape)
 
 
 @registered("edge_product", f"(Tensor g, Tensor x, {GRAPH}, str body) -> Tensor")
@@ -190,6 +204,9 @@ def _gms_backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, w, *graph = ctx.saved_tensors
     transposed, body = ctx.options
     need_x, need_w = ctx.needs_input_grad[:2]
+    is_last = not torch.is_grad_enabled() and not transforms_active()
+    if is_last and need_x and need_w and not transposed and body == "numba":
+        return *gms_backward(g, x, w, *graph, body), *[None] * 8
     ends = (x, g) if transposed else (g, x)
     dx = _sum(g, w, graph, not transposed, body) if need_x else None
     dw = _product(*ends, graph, body) if need_w else None

@@ -153,7 +153,8 @@ def neighbor_attention(
     highest = torch.empty_like(lse)
     bias = q.new_empty(0, heads) if bias is None else bias
     work = _head_work(q, v, source)
-    arrays = tuple(t.numpy() for t in (*_rows(q, k, v), bias, source, ptr, *_rows(out), highest, lse))
+    tensors = bias, source, ptr, highest, lse
+    arrays = *_rows(q, k, v, out), *(t.numpy() for t in tensors)
     launch(_heads_all, _heads_parallel, work, *arrays, part_count(work))
     return out, lse.log_().add_(highest)
 
@@ -181,15 +182,17 @@ def neighbor_attention_backward(
     dq, p = torch.empty_like(q), q.new_empty(source.shape[0], q.shape[1])
     dlogits, work = torch.empty_like(p), 2 * _head_work(q, v, source)
     has_bias, bias = bias is not None, p[:0] if bias is None else bias
-    tensors = *_rows(g, q, k, v), bias, *_rows(out), lse, source, ptr, *_rows(dq), p, dlogits
-    launch(_head_slopes_all, _head_slopes_parallel, work, *(t.numpy() for t in tensors), part_count(work))
+    tensors = bias, lse, source, ptr, p, dlogits
+    arrays = *_rows(g, q, k, v, out, dq), *(t.numpy() for t in tensors)
+    launch(_head_slopes_all, _head_slopes_parallel, work, *arrays, part_count(work))
     dk = weighted_sum(q.flatten(1), dlogits, t_target, t_ptr, t_edge).mul_(q.shape[2] ** -0.5).view(k.shape)
     dv = weighted_sum(g.flatten(1), p, t_target, t_ptr, t_edge).view(v.shape)
     return dq, dk, dv, dlogits if has_bias else None
 
 
-def _rows(*tensors: Tensor) -> tuple[Tensor, ...]:
-    return tuple(t.flatten(1) for t in tensors)
+def _rows(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    """Features (N, H, D) as rows (N, H D)."""
+    return tuple(t.numpy().reshape(t.shape[0], t.shape[1] * t.shape[2]) for t in tensors)
 
 
 def _head_work(q: Tensor, v: Tensor, source: Tensor) -> float:
@@ -232,7 +235,7 @@ def _tile(x, period):  # type: ignore
 
 
 @compiled(fastmath=SUMS)
-def _heads_rows(q, k, v, bias, source, ptr, out, highest, total, begin, end):  # type: ignore
+def _heads_rows(q, k, v, out, bias, source, ptr, highest, total, begin, end):  # type: ignore
     heads = total.shape[1]
     scale, one = q.dtype.type((q.shape[1] // heads) ** -0.5), q.dtype.type(1)
     most = 0
@@ -272,18 +275,18 @@ def _heads_rows(q, k, v, bias, source, ptr, out, highest, total, begin, end):  #
 
 
 @compiled(fastmath=SUMS)
-def _heads_all(q, k, v, bias, source, ptr, out, highest, total, parts):  # type: ignore
-    _heads_rows(q, k, v, bias, source, ptr, out, highest, total, 0, ptr.shape[0] - 1)
+def _heads_all(q, k, v, out, bias, source, ptr, highest, total, parts):  # type: ignore
+    _heads_rows(q, k, v, out, bias, source, ptr, highest, total, 0, ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _heads_parallel(q, k, v, bias, source, ptr, out, highest, total, parts):  # type: ignore
+def _heads_parallel(q, k, v, out, bias, source, ptr, highest, total, parts):  # type: ignore
     for p in prange(parts):
-        _heads_rows(q, k, v, bias, source, ptr, out, highest, total, *part_rows(ptr, p, parts))
+        _heads_rows(q, k, v, out, bias, source, ptr, highest, total, *part_rows(ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)
-def _head_slopes_rows(g, q, k, v, bias, out, lse, source, ptr, dq, p, dlogits, begin, end):  # type: ignore
+def _head_slopes_rows(g, q, k, v, out, dq, bias, lse, source, ptr, p, dlogits, begin, end):  # type: ignore
     heads = lse.shape[1]
     scale = q.dtype.type((q.shape[1] // heads) ** -0.5)
     scales, inner = np.full(heads, scale), np.empty(heads, q.dtype)
@@ -310,12 +313,12 @@ def _head_slopes_rows(g, q, k, v, bias, out, lse, source, ptr, dq, p, dlogits, b
 
 
 @compiled(fastmath=SUMS)
-def _head_slopes_all(g, q, k, v, bias, out, lse, source, ptr, dq, p, dlogits, parts):  # type: ignore
-    _head_slopes_rows(g, q, k, v, bias, out, lse, source, ptr, dq, p, dlogits, 0, ptr.shape[0] - 1)
+def _head_slopes_all(g, q, k, v, out, dq, bias, lse, source, ptr, p, dlogits, parts):  # type: ignore
+    _head_slopes_rows(g, q, k, v, out, dq, bias, lse, source, ptr, p, dlogits, 0, ptr.shape[0] - 1)
 
 
 @compiled(fastmath=SUMS, parallel=True)
-def _head_slopes_parallel(g, q, k, v, bias, out, lse, source, ptr, dq, p, dlogits, parts):  # type: ignore
+def _head_slopes_parallel(g, q, k, v, out, dq, bias, lse, source, ptr, p, dlogits, parts):  # type: ignore
     for part in prange(parts):
         rows = part_rows(ptr, part, parts)
-        _head_slopes_rows(g, q, k, v, bias, out, lse, source, ptr, dq, p, dlogits, *rows)
+        _head_slopes_rows(g, q, k, v, out, dq, bias, lse, source, ptr, p, dlogits, *rows)

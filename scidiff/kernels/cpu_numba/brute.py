@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from scidiff.kernels.cpu_numba._threads import compiled, launch, part_count, part_rows
+from scidiff.kernels.cpu_numba.vectors import load, place, spread, store
 
 __all__ = ["graph_starts", "radius_edges"]
 
@@ -46,19 +47,6 @@ def radius_edges(starts: Tensor, x: Tensor, cutoff: np.ndarray, loop: bool, most
     return largest, ptr, pairs
 
 
-def _vector(builder: Any, item: Any) -> Any:
-    """Eight copies of a number."""
-    nothing = ir.Constant(ir.VectorType(item.type, 8), ir.Undefined)
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), 8), None)
-    return builder.shuffle_vector(builder.insert_element(nothing, item, ir.IntType(32)(0)), nothing, lanes)
-
-
-def _block(context: Any, builder: Any, kind: Any, array: Any, first: Any) -> Any:
-    """Pointer to the eight numbers of a contiguous array from ``first`` on."""
-    start = builder.gep(context.make_array(kind)(context, builder, array).data, [first])
-    return builder.bitcast(start, ir.VectorType(context.get_value_type(kind.dtype), 8).as_pointer())
-
-
 @intrinsic
 def _within(_typing: Any, x: Any, y: Any, z: Any, i: Any, j: Any, distance2: Any) -> Any:
     """Which of the points ``j`` to ``j + 8`` lie within a squared distance of point ``i``: a byte."""
@@ -66,12 +54,11 @@ def _within(_typing: Any, x: Any, y: Any, z: Any, i: Any, j: Any, distance2: Any
     def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         total = None
         for kind, array in zip(signature.args[:3], args[:3]):
-            own = builder.load(builder.gep(context.make_array(kind)(context, builder, array).data, [args[3]]))
-            others = builder.load(_block(context, builder, kind, array, args[4]), align=8)
-            delta = builder.fsub(others, _vector(builder, own))
+            own = builder.load(place(context, builder, kind, array, args[3]))
+            delta = builder.fsub(load(context, builder, kind, array, args[4], 8), spread(builder, own, 8))
             square = builder.fmul(delta, delta)
             total = square if total is None else builder.fadd(total, square)
-        bits = builder.fcmp_ordered("<=", total, _vector(builder, args[5]))
+        bits = builder.fcmp_ordered("<=", total, spread(builder, args[5], 8))
         return builder.zext(builder.bitcast(bits, ir.IntType(8)), ir.IntType(64))
 
     return types.int64(x, y, z, types.intp, types.intp, types.float64), make
@@ -84,8 +71,8 @@ def _store(_typing: Any, out: Any, first: Any, origin: Any, places: Any) -> Any:
     def make(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         octets = builder.bitcast(args[3], ir.VectorType(ir.IntType(8), 8))
         numbers = builder.zext(octets, ir.VectorType(ir.IntType(64), 8))
-        block = _block(context, builder, signature.args[0], args[0], args[1])
-        builder.store(builder.add(numbers, _vector(builder, args[2])), block, align=8)
+        places = builder.add(numbers, spread(builder, args[2], 8))
+        store(context, builder, signature.args[0], args[0], args[1], places)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, types.int64, types.uint64), make

@@ -14,7 +14,7 @@ from torch import Tensor
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled, launch, part_count, part_rows
 from scidiff.kernels.cpu_numba.lanes import head_dots, head_sums
 
-__all__ = ["edge_dot", "edge_product", "gms", "weighted_sum"]
+__all__ = ["edge_dot", "edge_product", "gms", "gms_backward", "weighted_sum"]
 
 
 def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None = None) -> Tensor:
@@ -27,6 +27,17 @@ def gms(x: Tensor, w: Tensor, source: Tensor, ptr: Tensor, edge: Tensor | None =
     else:
         launch(_gms_edge_all, _gms_edge_parallel, work, *arrays, edge.numpy(), out.numpy(), part_count(work))
     return out
+
+
+def gms_backward(
+    g: Tensor, x: Tensor, w: Tensor, t_ptr: Tensor, t_target: Tensor, t_edge: Tensor
+) -> tuple[Tensor, Tensor]:
+    """dx_j = sum_{e from j} g_target w_e and dw_e = g_target x_source in one pass."""
+    dx, dw = torch.empty_like(x), torch.empty_like(w)
+    work = 2.0 * w.numel()
+    arrays = tuple(t.numpy() for t in (g, x, w, t_target, t_ptr, t_edge, dx, dw))
+    launch(_gradients_all, _gradients_parallel, work, *arrays, part_count(work))
+    return dx, dw
 
 
 def edge_product(g: Tensor, x: Tensor, source: Tensor, target: Tensor) -> Tensor:
@@ -112,6 +123,33 @@ def _gms_edge_all(x, w, source, ptr, edge, out, parts):  # type: ignore
 def _gms_edge_parallel(x, w, source, ptr, edge, out, parts):  # type: ignore
     for p in prange(parts):
         _gms_edge_rows(x, w, source, ptr, edge, out, *part_rows(ptr, p, parts))
+
+
+@compiled(fastmath=SUMS)
+def _gradients_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, first, last):  # type: ignore
+    width = x.shape[1]
+    total = np.empty(width, x.dtype)
+    for j in range(first, last):
+        total[:] = 0
+        for k in range(t_ptr[j], t_ptr[j + 1]):
+            i, e = t_target[k], t_edge[k]
+            for f in range(width):
+                total[f] += g[i, f] * w[e, f]
+            for f in range(width):
+                dw[e, f] = g[i, f] * x[j, f]
+        for f in range(width):
+            dx[j, f] = total[f]
+
+
+@compiled(fastmath=SUMS)
+def _gradients_all(g, x, w, t_target, t_ptr, t_edge, dx, dw, parts):  # type: ignore
+    _gradients_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, 0, t_ptr.shape[0] - 1)
+
+
+@compiled(fastmath=SUMS, parallel=True)
+def _gradients_parallel(g, x, w, t_target, t_ptr, t_edge, dx, dw, parts):  # type: ignore
+    for p in prange(parts):
+        _gradients_rows(g, x, w, t_target, t_ptr, t_edge, dx, dw, *part_rows(t_ptr, p, parts))
 
 
 @compiled(fastmath=SUMS)

@@ -6,7 +6,6 @@ dozen channels. Here a block is one vector, whatever registers the machine has f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -15,6 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from scidiff.kernels.cpu_numba._threads import SUMS, compiled
+from scidiff.kernels.cpu_numba.vectors import load, place, shuffled, spread, store
 
 __all__ = ["LANES", "head_dots", "head_sums"]
 
@@ -24,39 +24,11 @@ _INT = ir.IntType(32)
 _FLAGS = tuple(sorted(SUMS))
 
 
-def _vector(context: Any, kind: Any) -> Any:
-    return ir.VectorType(context.get_value_type(kind.dtype), LANES)
-
-
-def _place(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """Pointer to an element of a contiguous array, counted from its beginning."""
-    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
-
-
-def _load(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
-    """The block that begins at an element."""
-    start = _place(context, builder, kind, array, index)
-    return builder.load(
-        builder.bitcast(start, _vector(context, kind).as_pointer()), align=context.get_abi_sizeof(start.type.pointee)
-    )
-
-
-def _store(context: Any, builder: Any, kind: Any, array: Any, index: Any, value: Any) -> None:
-    start = _place(context, builder, kind, array, index)
-    builder.store(
-        value, builder.bitcast(start, value.type.as_pointer()), align=context.get_abi_sizeof(start.type.pointee)
-    )
-
-
-def _shuffled(builder: Any, a: Any, b: Any, lanes: Sequence[int]) -> Any:
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT, len(lanes)), list(lanes)))
-
-
 def _halved(builder: Any, a: Any, b: Any, part: int) -> Any:
     """The lanes of a, then of b, their parts of ``part`` lanes added up to half of them."""
     lanes = range(2 * a.type.count if b is not a else a.type.count)
     halves = ([lane for lane in lanes if (lane % part < part // 2) == first] for first in (True, False))
-    return builder.fadd(*(_shuffled(builder, a, b, half) for half in halves), flags=_FLAGS)
+    return builder.fadd(*(shuffled(builder, a, b, half) for half in halves), flags=_FLAGS)
 
 
 def _lane_sums(builder: Any, vectors: list[Any]) -> Any:
@@ -76,18 +48,20 @@ def _dots(heads: int) -> Any:
     def dots(_typing: Any, out: Any, h: Any, x: Any, y: Any, width: Any) -> Any:
         def make(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
             result, head, left, right, size = args
-            zero = ir.Constant(_vector(context, x), None)
+            zero = ir.Constant(ir.VectorType(context.get_value_type(x.dtype), LANES), None)
             totals = [cgutils.alloca_once_value(builder, zero) for _ in range(heads)]
             for total in totals:
                 builder.store(zero, total)
             with cgutils.for_range_slice(builder, size.type(0), size, size.type(LANES)) as (channel, _):
                 for k, total in enumerate(totals):
                     index = builder.add(channel, builder.mul(size, builder.add(head, size.type(k))))
-                    blocks = [_load(context, builder, kind, side, index) for kind, side in ((x, left), (y, right))]
+                    blocks = [
+                        load(context, builder, kind, side, index, LANES) for kind, side in ((x, left), (y, right))
+                    ]
                     product = builder.fmul(*blocks, flags=_FLAGS)
                     builder.store(builder.fadd(builder.load(total), product, flags=_FLAGS), total)
             sums = _lane_sums(builder, [builder.load(total) for total in totals])
-            _store(context, builder, out, result, head, sums)
+            store(context, builder, out, result, head, sums)
             return context.get_dummy_value()
 
         return types.void(out, types.intp, x, y, types.intp), make
@@ -104,8 +78,7 @@ def _gathered(_typing: Any, out: Any, c: Any, scale: Any, weights: Any, h: Any, 
 
     def make(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         result, channel, factor, weight, head, values, sources = args
-        vector, size = _vector(context, x), channel.type
-        zero, first = ir.Constant(vector, None), ir.Constant(vector, ir.Undefined)
+        zero, size = ir.Constant(ir.VectorType(context.get_value_type(x.dtype), LANES), None), channel.type
         total = cgutils.alloca_once_value(builder, zero)
         builder.store(zero, total)
         edges, heads, width = (
@@ -113,18 +86,15 @@ def _gathered(_typing: Any, out: Any, c: Any, scale: Any, weights: Any, h: Any, 
             for kind, array, axis in ((source, sources, 0), (weights, weight, 1), (x, values, 1))
         )
 
-        def spread(number: Any) -> Any:
-            return _shuffled(builder, builder.insert_element(first, number, _INT(0)), first, [0] * LANES)
-
         with cgutils.for_range_slice(builder, size(0), edges, size(1)) as (edge, _):
-            node = builder.load(_place(context, builder, source, sources, edge))
+            node = builder.load(place(context, builder, source, sources, edge))
             node = context.cast(builder, node, source.dtype, types.intp)
-            block = _load(context, builder, x, values, builder.add(builder.mul(node, width), channel))
-            place = _place(context, builder, weights, weight, builder.add(builder.mul(edge, heads), head))
-            product = builder.fmul(spread(builder.load(place)), block, flags=_FLAGS)
+            block = load(context, builder, x, values, builder.add(builder.mul(node, width), channel), LANES)
+            own = builder.load(place(context, builder, weights, weight, builder.add(builder.mul(edge, heads), head)))
+            product = builder.fmul(spread(builder, own, LANES), block, flags=_FLAGS)
             builder.store(builder.fadd(builder.load(total), product, flags=_FLAGS), total)
-        scaled = builder.fmul(spread(factor), builder.load(total), flags=_FLAGS)
-        _store(context, builder, out, result, channel, scaled)
+        scaled = builder.fmul(spread(builder, factor, LANES), builder.load(total), flags=_FLAGS)
+        store(context, builder, out, result, channel, scaled)
         return context.get_dummy_value()
 
     return types.void(out, types.intp, out.dtype, weights, types.intp, x, source), make

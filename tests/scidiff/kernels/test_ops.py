@@ -130,3 +130,13 @@ def test_registration():
     torch.library.opcheck(ops.gms.overload, (x, w, *graph, False, "numba"))
     torch.library.opcheck(ops.gms.overload, (x, w, *graph, True, "numba"))
     torch.library.opcheck(ops.edge_product.overload, (x, x.detach() + 1, *graph, "numba"))
+    torch.library.opcheck(ops.gms_backward.overload, (x.detach() + 1, x.detach(), w.detach(), *graph, "numba"))
+
+
+def test_gradients_in_one_pass_are_those_of_two():
+    """To the last bit: nodes without edges on either side, and sources with several edges."""
+    x, w, g = normal(N, F).float(), normal(E, F, seed=1).float(), normal(N, F, seed=2).float()
+    graph = (GRAPH.source, GRAPH.ptr, GRAPH.target, GRAPH.t_ptr, GRAPH.t_target, GRAPH.t_edge)
+    dx, dw = ops.gms_backward(g, x, w, *graph, "numba")
+    assert torch.equal(dx, ops.gms(g, w, *graph, True, "numba"))
+    assert torch.equal(dw, ops.edge_product(g, x, *graph, "numba"))

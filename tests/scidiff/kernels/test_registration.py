@@ -11,6 +11,7 @@ from tests.scidiff.kernels.test_ops import BODIES, gradients, inputs
 REGISTERED = {
     *(
         "gms",
+        "gms_backward",
         "edge_product",
         "weighted_sum",
         "edge_dot",
