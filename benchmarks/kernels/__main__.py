@@ -204,7 +204,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     names = args.only
     if args.tuned:
-        budget = 0.8 if args.quick else 4.0
+        budget = 0.8 if args.quick else 10.0  # of a second or more a call
         found = ops.records(["q"], getattr(torch, DTYPES[args.dtype]), "cpu", budget, names, is_tuned=True)
         print(json.dumps(found))
         return
