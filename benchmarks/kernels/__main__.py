@@ -123,7 +123,7 @@ atoms, fully connected, 128 channels; r: 10 000 points, cutoff 5 angstrom, 64 ch
 results and gradients against float64. Whether the allocator keeps the temporaries of q64 or maps them anew in each call
 is an accident of the heap, and changes PyG's time by three to four times. So rows "q64" are the middle ones of
 {ops.PROCESSES} processes, with the least and largest ratio among them, and rows "q64, tuned" have `tune_malloc` on both
-sides.{again}
+sides: nobody pays for pages there, and most ratios fall below the targets, which speak of the default allocator.{again}
 Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
 
 {marks}
