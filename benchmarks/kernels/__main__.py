@@ -93,6 +93,13 @@ def tuned(args: argparse.Namespace) -> list[dict[str, Any]]:
     return json.loads(result.stdout)
 
 
+_PAGES = f""" Whether the allocator keeps the temporaries of q64 or maps them anew
+in each call is an accident of the heap, and changes PyG's time by three to four times. So rows "q64" are the middle
+ones of {ops.PROCESSES} processes, with the least and largest ratio among them, and rows "q64, tuned" have `tune_malloc`
+on both sides: nobody pays for pages there, and most ratios fall below the targets, which speak of the default
+allocator."""
+
+
 def page(content: dict[str, Any], place: dict[str, Any]) -> str:
     """The README section."""
     copy = content["ceilings"]["copy_gb_s"]
@@ -105,7 +112,7 @@ def page(content: dict[str, Any], place: dict[str, Any]) -> str:
         bound = 1e-6 * r["least_bytes"] / copy
         share = f"{bound / r['ours']['ms']:.0%}" if r["mode"] == "forward" else "-"
         ratio = f"{r['ratio']:.1f}" if "ratio" in r else "-"
-        if r["size"] == "q64" and "ratio" in r:
+        if r["size"] == "q64" and "ratio" in r and "ratios" in r:
             ratio += f" ({r['ratios'][0]:.1f}-{r['ratios'][1]:.1f})"
         rows.append([r["size"], r["op"], r["mode"], theirs, ours, ratio, share, f"{r['error']['ours']:.0e}"])
     head = ["size", "operation", "pass", "PyG, ms", "ours, ms", "ratio", "of the byte bound", "error"]
@@ -120,10 +127,7 @@ gradients of all inputs and weights. {content["device"]}, {content["dtype"]}, {p
 threads, torch {place["torch"]}, {place["date"]}, load {content.get("load", 0):.1f}; measured copy {copy:.0f} GB/s,
 matrix product {content["ceilings"]["matmul_tflop_s"]:.2f} TFLOP/s. q64, q: 64 and 256 molecules of 18
 atoms, fully connected, 128 channels; r: 10 000 points, cutoff 5 angstrom, 64 channels. Errors: largest relative one of
-results and gradients against float64. Whether the allocator keeps the temporaries of q64 or maps them anew in each call
-is an accident of the heap, and changes PyG's time by three to four times. So rows "q64" are the middle ones of
-{ops.PROCESSES} processes, with the least and largest ratio among them, and rows "q64, tuned" have `tune_malloc` on both
-sides: nobody pays for pages there, and most ratios fall below the targets, which speak of the default allocator.{again}
+results and gradients against float64.{_PAGES if content["device"] == "cpu" else ""}{again}
 Run `python -m benchmarks.kernels`; figures in `results/kernels.json`.
 
 {marks}

@@ -204,7 +204,7 @@ def separate_records(
     return found
 
 
-def _timed(case: Case, mode: str, device: str, budget: float, sides: list[str], memory: str = "") -> dict[str, Any]:
+def _timed(case: Case, mode: str, device: str, budget: float, sides: list[str]) -> dict[str, Any]:
     """Times of the sides whose results are right, and their ratios if both are."""
     calls = [getattr(case, side) for side in sides]
     runs = [runner(case, call, mode) for call in calls]

@@ -38,15 +38,14 @@ _GMS_TORCH = (
     "or 4 to 6 ms at q64 as its temporaries stay in the process or are mapped anew, and this .9 or 1.4 with them."
 )
 _WEIGHTED = (
-    "In a loop of its own the call takes .1 ms at q64; after PyG's, it takes twice that, because its 1.3 MB are no "
-    "longer in the cache, and four times where the pages of its result are mapped anew. PyG takes 1.2 ms where its "
-    "temporaries stay in the process, and 5 to 6 ms where they do not."
+    "A small call after PyG's large ones: at q64 its 1.3 MB are no longer in the cache, and where the pages of its "
+    "result are mapped anew it takes half as long again as with kept memory. PyG takes 1.4 ms where its temporaries "
+    "stay in the process, and 5 to 6 ms where they do not."
 )
 _WEIGHTED_R = "It gathers E rows of F numbers from the cache and adds them; nothing else is left."
 _ATTENTION = (
-    "The products, exponentials and sums of the rows take .35 ms at q64; the rest are 3 MB that PyG's temporaries have "
-    "pushed out of the cache, the pages of the result, and calls. PyG takes 4 to 5 ms where its temporaries stay in "
-    "the process, and 13 to 18 ms where they do not."
+    "Products, exponentials and sums row by row, on 3 MB that PyG's temporaries have pushed out of the cache, and the "
+    "pages of the result. PyG takes 5 ms where its temporaries stay in the process, and 13 ms where they do not."
 )
 _PAINN_FORWARD = (
     "The product of basis and weights, E x 21 x 3 F with a short side of 21, and one pass over the filters."
@@ -89,8 +88,8 @@ TUNED: dict[tuple[str, str], Target] = {
     ("edge_mlp", "training"): Target(2, 3, _MLP_TRAINING),
 }
 _SMALL_LIST = (
-    "The .9 MB of edges take a third of the .11 ms that the call needs in a loop of its own; after ten milliseconds of "
-    "other searches it finds neither code nor data in the cache and takes twice as long."
+    ".9 MB of edges have to be written whoever finds them, by a call that finds neither its code nor its data in the "
+    "cache after the other searches."
 )
 _LARGE_LIST = "It compares 27 cells of points for each point and sorts each row, as the others do."
 LISTS: dict[tuple[str, str], Target] = {

@@ -3,8 +3,9 @@
 Results and gradients have the same bits in every run and, on the CPU, with one thread and with two; a graph has the
 same bits alone and in a batch. Exceptions, in the last bit: `edge_mlp` with channels that are no multiple of 32 (the
 last numbers of a tensor, or of a thread's share, take another code for exponentials), a piece of edges with one edge
-only (a product with one row is another routine), dense attention over graphs of different sizes (they are padded), and
-the definitions in plain torch, ``backend="torch"``, where products are left to BLAS as they are.
+only (a product with one row is another routine), attention over full graphs of different sizes (the largest decides
+whether matrices are made, and they are padded), and the definitions in plain torch, ``backend="torch"``, where products
+are left to BLAS as they are.
 """
 
 from scidiff.kernels._dispatch import report, use_backend
